@@ -1,0 +1,157 @@
+"""How nbops calls Numba: its flags, its disk cache, and copies of a function with other globals.
+
+**Flags.** Division by zero follows NumPy, the GIL is released, and ``fastmath`` is off: a sum is
+reassociated only where a loop says so with explicit accumulators.
+
+**One loop, several meanings.** `specialise` copies a function and replaces some of its globals, so that
+``prange`` can be ``range`` in one copy, `numba.prange` in the next and a CUDA grid stride in a third. The
+loop's source is written once. http://numba.pydata.org has no official name for this; it works because a
+global is looked up when the copy is compiled.
+
+**Cache.** Numba keys a cached kernel by its file and ``__qualname__`` and knows nothing of its callees, so
+two copies of one function would load each other's code, and a changed helper would load stale code. Each
+copy therefore carries in its ``__qualname__`` a digest of everything that it calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+
+__all__ = ["digest", "jit", "native", "specialise"]
+
+FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def _can_cache(function: FunctionType) -> bool:
+    """Whether Numba finds a writable folder for this function's cache."""
+    return _can_cache_file(function.__code__.co_filename)
+
+
+@functools.cache
+def _can_cache_file(_filename: str) -> bool:
+    def probe() -> None:
+        pass
+
+    copy = FunctionType(probe.__code__.replace(co_filename=_filename), {}, "probe")
+    try:
+        numba.njit(cache=True)(copy)
+    except RuntimeError:  # "cannot cache function: no locator available"
+        return False
+    return True
+
+
+def jit(function: Callable[..., Any], **flags: Any) -> Any:
+    """Compile `function` lazily, in nopython mode, cached on disk where a folder is writable."""
+    assert isinstance(function, FunctionType)
+    return numba.njit(cache=_can_cache(function), **FLAGS, **flags)(function)
+
+
+def native(signature: Any, function: FunctionType) -> Any:
+    """Compile `function` now to machine code with a C address, cached on disk where possible."""
+    return numba.cfunc(signature, cache=_can_cache(function), error_model="numpy")(function)
+
+
+def specialise(function: Callable[..., Any], name: str, **names: Any) -> FunctionType:
+    """A copy of `function` in which the globals `names` have other values.
+
+    Parameters
+    ----------
+    function : function
+        Any Python function; one compiled by Numba is taken as its Python source.
+    name : str
+        What the copy is for; becomes part of its ``__qualname__``, together with a digest of the code
+        that it reaches.
+    **names
+        Global names and the values they have in the copy.
+    """
+    source = getattr(function, "py_func", function)
+    copy = FunctionType(
+        source.__code__,
+        {**source.__globals__, **names},
+        source.__name__,
+        source.__defaults__,
+        source.__closure__,
+    )
+    copy.__module__ = source.__module__
+    copy.__doc__ = source.__doc__
+    copy.__qualname__ = f"{source.__name__}_{name}_{digest(copy)}"
+    return copy
+
+
+def digest(function: FunctionType) -> str:
+    """Twelve hexadecimal digits that change whenever code that `function` reaches changes."""
+    hasher = hashlib.sha256()
+    _hash_function(function, hasher, set())
+    return hasher.hexdigest()[:12]
+
+
+def _hash_function(function: FunctionType, hasher: Any, seen: set[int]) -> None:
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    _hash_code(function.__code__, hasher)
+    for name in sorted(_global_names(function.__code__)):
+        if name in function.__globals__:
+            hasher.update(name.encode())
+            _hash_value(function.__globals__[name], hasher, seen)
+    for cell in function.__closure__ or ():
+        _hash_value(cell.cell_contents, hasher, seen)
+    for value in function.__defaults__ or ():
+        _hash_value(value, hasher, seen)
+
+
+def _global_names(code: CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _global_names(constant)
+    return names
+
+
+def _hash_code(code: CodeType, hasher: Any) -> None:
+    hasher.update(code.co_code)
+    hasher.update(repr(code.co_names + code.co_varnames).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            _hash_code(constant, hasher)
+        else:
+            hasher.update(repr(constant).encode())
+
+
+def _hash_value(value: Any, hasher: Any, seen: set[int]) -> None:
+    cache_key = getattr(value, "cache_key", None)
+    if isinstance(value, Dispatcher):
+        hasher.update(repr(sorted(value.targetoptions.items())).encode())
+        _hash_function(value.py_func, hasher, seen)
+    elif isinstance(cache_key, str):  # an intrinsic made by nbops says what it was made from
+        hasher.update(cache_key.encode())
+    elif isinstance(value, FunctionType):
+        if (value.__module__ or "").split(".")[0] not in ("numba", "numpy"):
+            _hash_function(value, hasher, seen)
+    elif hasattr(value, "_defn"):  # an intrinsic
+        _hash_function(value._defn, hasher, seen)
+    elif isinstance(value, ModuleType | type):
+        hasher.update(value.__name__.encode())
+    elif isinstance(value, np.ndarray):
+        hasher.update(value.tobytes())
+    else:
+        hasher.update(repr(value).encode() if _stable(value) else type(value).__name__.encode())
+
+
+def _stable(value: Any) -> bool:
+    """Whether `repr` of a value is the same in every process."""
+    return isinstance(value, str | bytes | int | float | complex | tuple | np.generic | np.dtype)
+
+
+def cache_disabled() -> bool:
+    """Whether the interpreter runs every loop (NUMBA_DISABLE_JIT=1)."""
+    return bool(numba.config.DISABLE_JIT) or os.environ.get("NUMBA_DISABLE_JIT", "0") == "1"

@@ -1,0 +1,10 @@
+"""Where a loop can run. One module per target; `nbops.dispatch` has one rule for each.
+
+============ ==================================================================
+``python``   the interpreter: the loop as written; the oracle and the teacher
+``serial``   one core: the loop compiled by Numba, one compile per dtype
+``parallel`` every core: the same task, its items split between threads, or the
+             loop's own ``prange`` where there are fewer items than threads
+``cuda``     a GPU: the seam is `nbops.targets.cuda`
+============ ==================================================================
+"""

@@ -1,0 +1,214 @@
+"""Tasks: compiled loops behind one C signature, ``void task(int64 *frame, int64 start, int64 stop)``.
+
+A task runs a loop over the batch items ``start`` to ``stop`` of a frame (see `nbops.frame`). Its address
+can be called by the launcher below, by a TensorFlow kernel, by anything: no caller is compiled again when a
+loop is, and no loop when a caller is. That keeps compile time proportional to the number of loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+from numba.np.numpy_support import from_dtype
+
+from nbops import compiler
+from nbops.frame import BATCH, CORE, GENERAL, ROW_WIDTH, ROWS, WIDTH, item_offset
+from nbops.signature import Signature
+
+__all__ = ["TASK", "call_task", "compile_task", "frame_pointer"]
+
+FRAME = types.CPointer(types.int64)
+TASK = types.void(FRAME, types.int64, types.int64)
+
+
+def run_items(frame: Any, start: int, stop: int) -> None:
+    """The task of an op with core axes: one call of the loop per batch item."""
+    for item in range(start, stop):
+        loop(*operands(frame, item, 0, 0))
+
+
+def run_elements(frame: Any, start: int, stop: int) -> None:
+    """The task of an elementwise op: the loop runs along (parts of) rows; an item is one element."""
+    columns = frame[CORE]
+    row = start // columns
+    first = start - row * columns
+    while start < stop:
+        count = min(columns - first, stop - start)
+        loop(*operands(frame, row, first, count))
+        start += count
+        first = 0
+        row += 1
+
+
+def loop(*operands: Any) -> None:
+    """Stands in for the op's loop, which `compile_task` puts in its place."""
+    raise NotImplementedError
+
+
+def operands(frame: Any, item: int, first: int, count: int) -> tuple[Any, ...]:
+    """Stands in for the intrinsic that makes a batch item's arrays."""
+    raise NotImplementedError
+
+
+def compile_task(
+    function: Callable[..., Any],
+    signature: Signature,
+    dtypes: tuple[np.dtype, ...],
+    layout: int,
+    name: str,
+    parallel: bool = False,
+) -> Any:
+    """Compile a loop for dtypes and a layout.
+
+    Parameters
+    ----------
+    function : function
+        The loop: takes the core part of every operand, inputs then outputs. Elementwise ops give a loop
+        over 1-D rows.
+    signature : Signature
+    dtypes : tuple of dtype, one per operand
+    layout : int
+        From the frame's header; see `nbops.frame`.
+    name : str
+        The op's name; shows up in profilers.
+    parallel : bool
+        Let the loop's own ``prange`` run on every core.
+
+    Returns
+    -------
+    cfunc
+        Its ``address`` is that of the task. Keep a reference as long as the address is in use.
+    """
+    import numba
+
+    kind = f"{name}_{'parallel' if parallel else 'serial'}"
+    ranges = {"prange": numba.prange if parallel else range, "lanes": range}
+    twin = compiler.specialise(function, kind, **ranges)
+    options = {"parallel": True} if parallel else {"forceinline": True}
+    compiled_loop = numba.njit(**compiler.FLAGS, **options)(twin)
+    template = run_elements if signature.is_elementwise else run_items
+    task = compiler.specialise(
+        template,
+        f"{kind}_{'_'.join(d.name for d in dtypes)}_{layout & 0xFF}",
+        loop=compiled_loop,
+        operands=_operands_intrinsic(signature, dtypes, layout),
+    )
+    return compiler.native(TASK, task)
+
+
+def _operands_intrinsic(
+    signature: Signature, dtypes: tuple[np.dtype, ...], layout: int
+) -> Any:
+    """An intrinsic ``operands(frame, item, first, count)`` that returns an item's arrays as a tuple."""
+    elementwise = signature.is_elementwise
+    order = "A" if layout == GENERAL else "C"
+    array_types = []
+    for index, (names, dtype) in enumerate(zip(signature.operands, dtypes, strict=True)):
+        repeated = elementwise and layout != GENERAL and layout >> index & 1
+        rank = 1 if elementwise else len(names)
+        array_types.append(types.Array(from_dtype(dtype), rank, "A" if repeated else order))
+    result = types.BaseTuple.from_types(tuple(array_types))
+    table = signature.table
+    word = ir.IntType(64)
+
+    @intrinsic
+    def operands(typingctx: Any, frame: Any, item: Any, first: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            frame_, item_, first_, count_ = arguments
+
+            def load(index: int) -> Any:
+                return builder.load(builder.gep(frame_, [word(index)]))
+
+            def offset(row: int) -> Any:
+                return context.compile_internal(
+                    builder,
+                    item_offset.py_func,
+                    types.int64(FRAME, types.int64, types.int64),
+                    [frame_, word(row), item_],
+                )
+
+            arrays = []
+            for index, array_type in enumerate(array_types):
+                row = 1 + index
+                itemsize = word(dtypes[index].itemsize)
+                address = builder.add(load(row * WIDTH), offset(row))
+                if elementwise:
+                    shape = [count_]
+                    if array_type.layout == "C":
+                        strides = [itemsize]
+                    elif layout == GENERAL:
+                        strides = [load(row * WIDTH + CORE)]
+                    else:  # a constant that LLVM sees, so that the repeated value is loaded once
+                        strides = [word(0)]
+                    address = builder.add(address, builder.mul(first_, strides[0]))
+                else:
+                    start = ROWS + ROW_WIDTH * index + 1
+                    axes = table[start : start + array_type.ndim].tolist()
+                    shape = [load(CORE + axis) for axis in axes]
+                    if array_type.layout == "C":
+                        strides = [itemsize] * len(shape)
+                        for axis in range(len(shape) - 2, -1, -1):
+                            strides[axis] = builder.mul(strides[axis + 1], shape[axis + 1])
+                    else:
+                        strides = [load(row * WIDTH + CORE + c) for c in range(array_type.ndim)]
+                array = context.make_array(array_type)(context, builder)
+                data = builder.inttoptr(address, context.get_value_type(array_type.dtype).as_pointer())
+                populate_array(array, data, shape, strides, itemsize, meminfo=None)
+                arrays.append(array._getvalue())
+            return context.make_tuple(builder, result, arrays)
+
+        return result(FRAME, types.int64, types.int64, types.int64), codegen
+
+    operands.cache_key = f"operands {signature} {dtypes} {layout}"
+    return operands
+
+
+@intrinsic
+def call_task(typingctx: Any, address: Any, frame: Any, start: Any, stop: Any) -> Any:
+    """Call the task at an address."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        function = ir.FunctionType(ir.VoidType(), [word.as_pointer(), word, word])
+        pointer = builder.inttoptr(arguments[0], function.as_pointer())
+        builder.call(pointer, [frame_pointer_value(builder, arguments[1]), *arguments[2:]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+def frame_pointer_value(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+@intrinsic
+def frame_pointer(typingctx: Any, address: Any) -> Any:
+    """The words at an address, as a pointer that can be indexed."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        return frame_pointer_value(builder, arguments[0])
+
+    return FRAME(types.int64), codegen
+
+
+@intrinsic
+def swap_if_zero(typingctx: Any, address: Any, value: Any) -> Any:
+    """Atomically: if the word at `address` is 0, set it to `value` and return 1; otherwise return 0."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        pointer = frame_pointer_value(builder, arguments[0])
+        result = builder.cmpxchg(
+            pointer, ir.IntType(64)(0), arguments[1], "acq_rel", "monotonic"
+        )
+        return builder.zext(builder.extract_value(result, 1), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), codegen
+
+
