@@ -29,6 +29,7 @@ from nbops.compiler import jit
 
 __all__ = [
     "build_frame",
+    "count_steps",
     "decode_error",
     "get_shape",
     "infer_shapes",
@@ -202,10 +203,11 @@ def build_frame(table, geometry, frame):  # type: ignore[no-untyped-def]
             if size != 1 and stride != expected:
                 contiguous = False
             expected *= size
-    # merge the batch axes, from the innermost outwards
+    # merge the batch axes, from the output's innermost outwards
+    order = _by_stride(table, geometry, last, batch_rank)
     merged = 0
     items = 1
-    for i in range(batch_rank - 1, -1, -1):
+    for i in order:
         size = geometry[last, SHAPE + i]
         items *= size
         if size == 1:
@@ -214,10 +216,9 @@ def build_frame(table, geometry, frame):  # type: ignore[no-untyped-def]
         for o in range(n_operands):
             stride = _batch_stride(table, geometry, o, i, batch_rank)
             frame[1 + o, BATCH + merged] = stride
-            if merged > 0 and stride != frame[1 + o, BATCH + merged - 1] * frame[
-                0, BATCH + merged - 1
-            ]:
-                mergeable = False
+            if merged > 0:
+                inner = frame[0, BATCH + merged - 1] * frame[1 + o, BATCH + merged - 1]
+                mergeable = mergeable and stride == inner
         if mergeable:
             frame[0, BATCH + merged - 1] *= size
         else:
@@ -228,6 +229,21 @@ def build_frame(table, geometry, frame):  # type: ignore[no-untyped-def]
     if table[N_AXES] == 0:
         merged = _take_columns(frame, n_operands, merged)
     frame[0, BATCH_RANK] = merged
+
+
+@jit
+def _by_stride(table, geometry, operand, batch_rank):  # type: ignore[no-untyped-def]
+    """The batch axes in the order of the operand's strides, smallest first."""
+    order = np.arange(batch_rank - 1, -1, -1)
+    for i in range(1, batch_rank):
+        axis = order[i]
+        stride = abs(geometry[operand, STRIDES + axis])
+        j = i
+        while j > 0 and abs(geometry[operand, STRIDES + order[j - 1]]) > stride:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = axis
+    return order
 
 
 @jit
@@ -283,3 +299,17 @@ def item_offset(frame, row, item):  # type: ignore[no-untyped-def]
         offset += (item % size) * frame[row * WIDTH + BATCH + i]
         item //= size
     return offset + item * frame[row * WIDTH + BATCH + rank - 1]
+
+
+@jit
+def _count_steps(table, frame):  # type: ignore[no-untyped-def]
+    """The innermost iterations of the loop: items times the product of the core sizes."""
+    steps = frame[0, ITEMS]
+    for axis in range(table[N_AXES]):
+        steps *= frame[0, CORE + axis]
+    return steps
+
+
+def count_steps(table: np.ndarray, frame: np.ndarray) -> tuple[int, int]:
+    """A frame's batch items, and the innermost iterations of the loop over all of them."""
+    return int(frame[0, ITEMS]), int(_count_steps(table, frame))

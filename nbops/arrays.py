@@ -1,0 +1,79 @@
+"""What an array is, where it lives, and the one place that allocates.
+
+NumPy arrays go to compiled loops as they are, whatever their strides; lists, numbers and objects with
+``__array__`` become NumPy arrays first; TensorFlow values go to the registered TensorFlow op.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["allocate", "as_array", "is_tensorflow", "native", "rank"]
+
+
+def is_tensorflow(value: Any) -> bool:
+    """Whether a value is TensorFlow's (or Keras's) own: a tensor or a variable."""
+    if "tensorflow" not in sys.modules:
+        return False
+    return hasattr(value, "__tf_tensor__") or hasattr(value, "_as_graph_element")
+
+
+def rank(value: Any) -> int | None:
+    """The number of axes of an array, a tensor or a number; None where TensorFlow doesn't know it."""
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return int(np.ndim(value))
+    return shape.rank if hasattr(shape, "rank") else len(shape)
+
+
+def as_array(value: Any, name: str, argument: str) -> Any:
+    """An operand as a NumPy array; a Python number stays what it is (NEP 50 calls it weak).
+
+    Raises
+    ------
+    TypeError
+        For masked arrays, matrices and everything that is not numbers.
+    """
+    if type(value) is np.ndarray or type(value) in (int, float):
+        return value
+    if isinstance(value, np.ma.MaskedArray | np.matrix):
+        raise TypeError(
+            f"{name}: {argument} is a {type(value).__name__}, whose rules a loop over plain memory "
+            "would break; pass an ndarray (x.filled(...), np.asarray(x))"
+        )
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"{name}: {argument} is no rectangular array of numbers: {error}") from None
+    if array.dtype.kind not in "iufV":
+        raise TypeError(
+            f"{name}: {argument} is a {type(value).__name__} of dtype {array.dtype}; expected real numbers"
+        )
+    return array
+
+
+def native(array: Any, dtype: np.dtype[Any]) -> np.ndarray:
+    """The operand with this dtype, in native byte order and aligned; copied only where it must be."""
+    converted = np.asarray(array, dtype=dtype)
+    return converted if converted.flags.aligned else converted.copy()
+
+
+def allocate(
+    shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[np.ndarray], elementwise: bool
+) -> np.ndarray:
+    """An output that nobody has written yet.
+
+    Like NumPy's ufuncs, an elementwise op on Fortran-ordered arrays gives a Fortran-ordered result.
+
+    Raises
+    ------
+    MemoryError
+        When there is no room; nothing has been changed then.
+    """
+    fortran = elementwise and len(shape) > 1 and not any(x.flags.c_contiguous for x in inputs if x.ndim)
+    fortran = fortran and all(x.flags.f_contiguous for x in inputs if x.shape == shape)
+    return np.empty(shape, dtype, order="F" if fortran else "C")

@@ -1,0 +1,124 @@
+"""From how much work on a second core pays: measured on this machine, kept, with sensible figures before.
+
+Starting threads costs time that depends on Numba's threading layer, so the break-even belongs to the layer:
+the serial time, in nanoseconds, from which the parallel launch wins. `calibrate` measures it and keeps it in
+the user's cache folder (``NBOPS_CACHE_DIR``, else the platform's usual place).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbops.targets import cpu
+
+__all__ = ["break_even", "calibrate", "file"]
+
+#: Measured on 2 cores of x86-64 with Numba 0.68: the serial time that a parallel launch must be worth.
+SHIPPED = {"omp": 10_000, "tbb": 20_000, "workqueue": 1_200_000}
+
+
+def file() -> Path:
+    """Where this user's calibration is kept."""
+    chosen = os.environ.get("NBOPS_CACHE_DIR")
+    if chosen:
+        return Path(chosen) / "calibration.json"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "nbops" / "calibration.json"
+
+
+def _key(layer: str | None, threads: int) -> str:
+    return f"{layer}-{threads}"
+
+
+def break_even(layer: str | None, threads: int) -> int:
+    """The serial nanoseconds from which a parallel launch wins: this machine's figure, or the shipped one."""
+    if layer is None or threads <= 1:
+        return sys.maxsize
+    try:
+        kept = json.loads(file().read_text())[_key(layer, threads)]["break_even_ns"]
+        return int(kept)
+    except (OSError, ValueError, KeyError, TypeError):
+        return SHIPPED.get(layer, SHIPPED["workqueue"])
+
+
+def _median_ns(call: Callable[[], Any], rounds: int = 51) -> float:
+    samples = []
+    for _ in range(rounds):
+        start = time.perf_counter_ns()
+        call()
+        samples.append(time.perf_counter_ns() - start)
+    return statistics.median(samples)
+
+
+def calibrate(save: bool = True) -> dict[str, Any]:
+    """Measure the break-even of a parallel launch and use it from now on.
+
+    Times the same elementwise sum, serial and parallel, over growing sizes, and takes the serial time at the
+    first size from which parallel stays ahead. Takes about two seconds.
+
+    Parameters
+    ----------
+    save : bool
+        Keep the result for later processes. A folder that can't be written is not an error.
+
+    Returns
+    -------
+    dict
+        ``layer``, ``threads``, ``break_even_ns``, and under ``samples`` the elements and both times in ns.
+    """
+    from nbops import dispatch
+    from nbops.ops.elementwise import add
+
+    threads = cpu.start_threads()
+    layer = cpu.threading_layer()
+    samples = []
+    for exponent in range(10, 23):
+        x = np.ones(2**exponent, np.float32)
+        out = np.empty_like(x)
+        times = []
+        for target in ("serial", "parallel"):
+            with dispatch.use(target):
+                add(x, x, out=out)
+                times.append(_median_ns(lambda: add(x, x, out=out)))  # noqa: B023
+        samples.append({"elements": x.size, "serial_ns": times[0], "parallel_ns": times[1]})
+    figure = sys.maxsize
+    overhead = samples[0]["serial_ns"]  # the smallest call is all overhead
+    for sample in reversed(samples):
+        if sample["parallel_ns"] >= sample["serial_ns"]:
+            break
+        figure = max(int(sample["serial_ns"] - overhead), 1)
+    result = {"layer": layer, "threads": threads, "break_even_ns": figure, "samples": samples}
+    cpu.STATE[cpu.BREAK_EVEN] = figure
+    if save:
+        _save(layer, threads, result)
+    return result
+
+
+def _save(layer: str | None, threads: int, result: dict[str, Any]) -> None:
+    place = file()
+    try:
+        kept = json.loads(place.read_text())
+    except (OSError, ValueError):
+        kept = {}
+    kept[_key(layer, threads)] = result
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(kept, indent=1))
+        temporary.replace(place)
+    except OSError:
+        return

@@ -1,0 +1,196 @@
+"""A dense layer in one op: ``activation(x @ w + b)``, and its gradients.
+
+The product, the bias and the activation touch each output row while it is in the cache. Backwards, with
+``dz`` the gradient before the activation::
+
+    dx = dz @ w.T        dw, db = x.T @ dz, Σ dz     (one op for both)
+
+A TensorFlow graph with matmul, add and an activation in a row says the same; write ``dense`` to have it fused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbops import arrays
+from nbops.kernel import Kernel, lanes, prange
+from nbops.op import Op, op
+from nbops.ops.elementwise import relu, relu_gradient, sigmoid, sigmoid_gradient, tanh, tanh_gradient
+from nbops.ops.products import matmul
+from nbops.ops.softmax import softmax, softmax_gradient
+
+__all__ = ["dense"]
+
+
+# ---- activations of one row, in place ---------------------------------------------------------------
+
+
+def linear_row(row):  # type: ignore[no-untyped-def]
+    pass
+
+
+def relu_row(row):  # type: ignore[no-untyped-def]
+    for j in range(row.shape[0]):
+        row[j] = 0 if row[j] < 0 else row[j]
+
+
+def sigmoid_row(row):  # type: ignore[no-untyped-def]
+    one = row.dtype.type(1)
+    for j in range(row.shape[0]):
+        row[j] = one / (one + np.exp(-row[j]))
+
+
+def tanh_row(row):  # type: ignore[no-untyped-def]
+    for j in range(row.shape[0]):
+        row[j] = np.tanh(row[j])
+
+
+def softmax_row(row):  # type: ignore[no-untyped-def]
+    if row.shape[0] == 0:
+        return
+    peak = row[0]
+    for j in range(row.shape[0]):
+        peak = row[j] if row[j] > peak else peak
+    total = row.dtype.type(0)
+    for j in range(row.shape[0]):
+        row[j] = np.exp(row[j] - peak)
+        total += row[j]
+    for j in range(row.shape[0]):
+        row[j] /= total
+
+
+def activate(row: Any) -> None:
+    """Stands in for the activation of a row."""
+    raise NotImplementedError
+
+
+# ---- forward ----------------------------------------------------------------------------------------
+
+
+def dense_loop(x, w, b, out):  # type: ignore[no-untyped-def]
+    """``out[i] = activate(Σ x[i, p] w[p] + b)``, row by row."""
+    for i in prange(x.shape[0]):
+        for j in lanes(w.shape[1]):
+            out[i, j] = b[j]
+        for p in range(x.shape[1]):
+            for j in lanes(w.shape[1]):
+                out[i, j] += x[i, p] * w[p, j]
+        activate(out[i])
+
+
+def _dense_op(name: str, row: Any, derivative: Any) -> Op:
+    """The dense op with one activation; `derivative(out, dout)` is its gradient."""
+    result = op("(m,k),(k,n),(n)->(m,n)", name=f"dense_{name}", integers="float", nanoseconds=0.1)(
+        dense_loop
+    )
+    result.kernel = Kernel(dense_loop, result.signature, result.name, activate=row)
+
+    @result.gradient
+    def _(x: Any, w: Any, b: Any, out: Any, dout: Any) -> Any:
+        dz = derivative(out, dout)
+        dw, db = dense_weight_gradient(x, dz)
+        return matmul(dz, w, axes=[(-2, -1), (-1, -2), (-2, -1)]), dw, db
+
+    return result
+
+
+# ---- backward ---------------------------------------------------------------------------------------
+
+
+@op("(m,k),(m,n)->(k,n),(n)", nanoseconds=0.1)
+def dense_weight_gradient(x, dz, dw, db):  # type: ignore[no-untyped-def]
+    """``dw = x.T @ dz`` and ``db = Σ dz``, the gradients of a dense layer's weights and bias."""
+    for j in lanes(dz.shape[1]):
+        db[j] = 0
+    for i in range(dz.shape[0]):
+        for j in lanes(dz.shape[1]):
+            db[j] += dz[i, j]
+    for p in prange(x.shape[1]):
+        for j in lanes(dz.shape[1]):
+            dw[p, j] = 0
+        for i in range(x.shape[0]):
+            for j in lanes(dz.shape[1]):
+                dw[p, j] += x[i, p] * dz[i, j]
+
+
+@dense_weight_gradient.gradient
+def _(x: Any, dz: Any, dw: Any, db: Any, ddw: Any, ddb: Any) -> Any:
+    return matmul(dz, ddw, axes=[(-2, -1), (-1, -2), (-2, -1)]), _by_activation["linear"](x, ddw, ddb)
+
+
+_by_activation = {
+    name: _dense_op(name, row, derivative)
+    for name, row, derivative in (
+        ("linear", linear_row, lambda out, dout: dout),
+        ("relu", relu_row, relu_gradient),
+        ("sigmoid", sigmoid_row, sigmoid_gradient),
+        ("tanh", tanh_row, tanh_gradient),
+        ("softmax", softmax_row, lambda out, dout: softmax_gradient(None, out, dout)),
+    )
+}
+_unfused = {"linear": lambda z: z, "relu": relu, "sigmoid": sigmoid, "tanh": tanh, "softmax": softmax}
+
+
+def activation_name(activation: Any) -> str:
+    """The name of an activation given as a name, as None (linear), or as nbops's or another's function.
+
+    Raises
+    ------
+    ValueError
+        For an activation that the dense op does not fuse.
+    """
+    if activation is None:
+        return "linear"
+    name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
+    if name not in _by_activation:
+        raise ValueError(f"dense: unknown activation {name!r}; expected None or one of {list(_by_activation)}")
+    return name
+
+
+def dense(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    activation: Any = None,
+    *,
+    out: Any = None,
+    target: str | None = None,
+) -> Any:
+    """A dense layer, ``activation(x @ w + b)``.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., m, k)
+    w : array_like, shape (k, n)
+    b : array_like, shape (n,), optional
+        Zero unless given.
+    activation : {None, "linear", "relu", "sigmoid", "tanh", "softmax"} or function of that name
+    out : ndarray, shape (..., m, n), optional
+    target : str, optional
+        See `nbops.use`.
+
+    Returns
+    -------
+    array, shape (..., m, n)
+
+    Raises
+    ------
+    ValueError
+        For shapes that don't match, or an unknown activation.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> x, w, b = np.array([[1.0, 2.0]]), np.array([[1.0, -1.0], [1.0, -1.0]]), np.array([0.5, 0.5])
+    >>> nbops.dense(x, w, b, "relu")
+    array([[3.5, 0. ]])
+    """
+    name = activation_name(activation)
+    if b is not None:
+        return _by_activation[name](x, w, b, out=out, target=target)
+    if arrays.is_tensorflow(x) or arrays.is_tensorflow(w):
+        return _unfused[name](matmul(x, w))
+    zero = np.zeros(np.shape(w)[-1:], getattr(w, "dtype", np.float64))
+    return _by_activation[name](x, w, zero, out=out, target=target)

@@ -1,0 +1,227 @@
+"""Sparse categorical cross-entropy, from probabilities as Keras computes it, and fused from logits.
+
+From probabilities p, clipped to [ε, 1 - ε] with Keras's ε = 1e-7::
+
+    loss = log Σ p[i] - log p[label]
+
+From logits x, with m the row's maximum, in one pass without a probability ever rounded to 0::
+
+    loss = log Σ exp(x[i] - m) - (x[label] - m)
+
+A label outside 0 … n-1 raises ValueError for arrays; inside TensorFlow it gives NaN, as TensorFlow's own op
+does on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbops import arrays
+from nbops.op import op
+from nbops.ops.elementwise import multiply, subtract
+from nbops.ops.products import vecdot
+from nbops.ops.shapes import expand_dims
+from nbops.ops.softmax import softmax, softmax_gradient
+
+__all__ = ["sparse_categorical_crossentropy"]
+
+EPSILON = 1e-7  # keras.config.epsilon()
+
+
+# ---- from logits ------------------------------------------------------------------------------------
+
+
+@op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=5.0)
+def crossentropy_from_logits(label, x, out):  # type: ignore[no-untyped-def]
+    """``log Σ exp(x - m) - (x[label] - m)``."""
+    index = label[()]
+    if index < 0 or index >= x.shape[0]:
+        out[()] = np.nan
+        return
+    peak = x[0]
+    for j in range(x.shape[0]):
+        peak = x[j] if x[j] > peak else peak
+    total = out.dtype.type(0)
+    for j in range(x.shape[0]):
+        total += np.exp(x[j] - peak)
+    out[()] = np.log(total) - (x[index] - peak)
+
+
+@crossentropy_from_logits.gradient
+def _(label: Any, x: Any, out: Any, dout: Any) -> Any:
+    return None, crossentropy_from_logits_gradient(label, x, dout)
+
+
+@op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=6.0)
+def crossentropy_from_logits_gradient(label, x, dout, out):  # type: ignore[no-untyped-def]
+    """``dout (softmax(x) - onehot(label))``."""
+    index = label[()]
+    if x.shape[0] == 0:
+        return
+    peak = x[0]
+    for j in range(x.shape[0]):
+        peak = x[j] if x[j] > peak else peak
+    total = out.dtype.type(0)
+    for j in range(x.shape[0]):
+        power = np.exp(x[j] - peak)
+        out[j] = power
+        total += power
+    scale = dout[()] / total
+    for j in range(x.shape[0]):
+        out[j] *= scale
+    if index < 0 or index >= x.shape[0]:
+        for j in range(x.shape[0]):
+            out[j] = np.nan
+    else:
+        out[index] -= dout[()]
+
+
+@crossentropy_from_logits_gradient.gradient
+def _(label: Any, x: Any, dout: Any, out: Any, upstream: Any) -> Any:
+    by_x = multiply(expand_dims(dout, -1), softmax_gradient(x, softmax(x), upstream))
+    by_dout = subtract(vecdot(upstream, softmax(x)), take_label(label, upstream))
+    return None, by_x, by_dout
+
+
+@op("(),(n)->()", types="int64,T->T")
+def take_label(label, x, out):  # type: ignore[no-untyped-def]
+    """``x[label]``, or NaN (0 for integers) where there is no such element."""
+    index = label[()]
+    if index < 0 or index >= x.shape[0]:
+        out[()] = out.dtype.type(np.nan)
+    else:
+        out[()] = x[index]
+
+
+# ---- from probabilities -----------------------------------------------------------------------------
+
+
+@op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=2.0)
+def crossentropy_from_probabilities(label, p, out):  # type: ignore[no-untyped-def]
+    """``log Σ p - log p[label]`` with p clipped to [ε, 1 - ε]."""
+    index = label[()]
+    if index < 0 or index >= p.shape[0]:
+        out[()] = np.nan
+        return
+    low, high = out.dtype.type(EPSILON), out.dtype.type(1 - EPSILON)
+    total = out.dtype.type(0)
+    for j in range(p.shape[0]):
+        total += low if p[j] < low else (high if p[j] > high else p[j])
+    chosen = p[index]
+    chosen = low if chosen < low else (high if chosen > high else chosen)
+    out[()] = np.log(total) - np.log(chosen)
+
+
+@crossentropy_from_probabilities.gradient
+def _(label: Any, p: Any, out: Any, dout: Any) -> Any:
+    return None, crossentropy_from_probabilities_gradient(label, p, dout)
+
+
+@op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=2.0)
+def crossentropy_from_probabilities_gradient(label, p, dout, out):  # type: ignore[no-untyped-def]
+    """``dout (1 / Σ p - onehot(label) / p[label])``, and 0 where p was clipped."""
+    index = label[()]
+    low, high = out.dtype.type(EPSILON), out.dtype.type(1 - EPSILON)
+    total = out.dtype.type(0)
+    for j in range(p.shape[0]):
+        total += low if p[j] < low else (high if p[j] > high else p[j])
+    for j in range(p.shape[0]):
+        clipped = p[j] < low or p[j] > high
+        out[j] = out.dtype.type(0) if clipped else dout[()] / total
+    if index < 0 or index >= p.shape[0]:
+        for j in range(p.shape[0]):
+            out[j] = np.nan
+    elif not (p[index] < low or p[index] > high):
+        out[index] -= dout[()] / p[index]
+
+
+@crossentropy_from_probabilities_gradient.gradient
+def _(label: Any, p: Any, dout: Any, out: Any, upstream: Any) -> Any:
+    by_p = crossentropy_from_probabilities_curvature(label, p, dout, upstream)
+    one = crossentropy_from_probabilities_gradient(label, p, ones_like(dout))
+    return None, by_p, vecdot(upstream, one)
+
+
+@op("(),(n),(),(n)->(n)", types="int64,T,T,T->T", integers="float", nanoseconds=2.0)
+def crossentropy_from_probabilities_curvature(label, p, dout, upstream, out):  # type: ignore[no-untyped-def]
+    """The gradient's gradient by p: ``dout (onehot(label) u[label] / p[label]² - Σ u / (Σ p)²)``."""
+    index = label[()]
+    low, high = out.dtype.type(EPSILON), out.dtype.type(1 - EPSILON)
+    total, inside = out.dtype.type(0), out.dtype.type(0)
+    for j in range(p.shape[0]):
+        clipped = p[j] < low or p[j] > high
+        total += low if p[j] < low else (high if p[j] > high else p[j])
+        inside += out.dtype.type(0) if clipped else upstream[j]
+    for j in range(p.shape[0]):
+        clipped = p[j] < low or p[j] > high
+        out[j] = out.dtype.type(0) if clipped else -dout[()] * inside / (total * total)
+    if index < 0 or index >= p.shape[0]:
+        for j in range(p.shape[0]):
+            out[j] = np.nan
+    elif not (p[index] < low or p[index] > high):
+        out[index] += dout[()] * upstream[index] / (p[index] * p[index])
+
+
+def ones_like(x: Any) -> Any:
+    """An array or tensor of ones shaped like `x`."""
+    if arrays.is_tensorflow(x):
+        import tensorflow as tf
+
+        return tf.ones_like(x)
+    return np.ones_like(x)
+
+
+# ---- the public function ----------------------------------------------------------------------------
+
+
+def sparse_categorical_crossentropy(
+    y_true: Any, y_pred: Any, from_logits: bool = False, axis: int = -1
+) -> Any:
+    """The cross-entropy between integer labels and predictions, one loss per label, as in Keras.
+
+    Parameters
+    ----------
+    y_true : array_like of int, shape (...)
+        Labels, 0 … n-1. Floating point labels (Keras passes them so) must be whole.
+    y_pred : array_like, shape (..., n)
+        Probabilities, or logits.
+    from_logits : bool
+    axis : int
+        Where `y_pred` keeps its classes.
+
+    Returns
+    -------
+    array, shape (...)
+
+    Raises
+    ------
+    ValueError
+        For shapes that don't match, or a label out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> loss = nbops.sparse_categorical_crossentropy(np.array([1]), np.array([[0.5, 0.5]]))
+    >>> bool(np.isclose(loss[0], np.log(2)))
+    True
+    """
+    rows = crossentropy_from_logits if from_logits else crossentropy_from_probabilities
+    axes = None if axis == -1 else [(), (axis,), ()]
+    if arrays.is_tensorflow(y_true) or arrays.is_tensorflow(y_pred):
+        import tensorflow as tf
+
+        return rows(tf.cast(y_true, tf.int64), y_pred, axes=axes)
+    labels, predictions = np.asarray(y_true), np.asarray(y_pred)
+    if labels.dtype.kind == "f" and np.array_equal(labels, np.trunc(labels)):
+        labels = labels.astype(np.int64)
+    classes = predictions.shape[axis] if predictions.ndim else 0
+    if labels.dtype.kind in "iu" and labels.size and predictions.ndim:
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if wrong.size:
+            raise ValueError(
+                f"sparse_categorical_crossentropy: y_true has the label {wrong.flat[0]}, but y_pred has "
+                f"{classes} classes; labels go from 0 to {classes - 1}"
+            )
+    return rows(labels, predictions, axes=axes)

@@ -1,0 +1,205 @@
+"""Products: vecdot, matvec, vecmat, matmul and dot, named and broadcast as in NumPy.
+
+Axes before the core axes broadcast, so every product is batched. Accumulation is in the operands' dtype
+(float32 for half precision), in the order of the loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbops.kernel import lanes, prange
+from nbops.op import op
+from nbops.ops.elementwise import multiply
+from nbops.ops.shapes import expand_dims, reshape, shape_of, transpose
+
+__all__ = ["dot", "matmul", "matvec", "vecdot", "vecmat"]
+
+# `axes=` of a matrix product, as in NumPy: where each matrix keeps its rows and columns. The gradients read
+# their operands transposed this way, without a copy.
+_AS_IS, _TRANSPOSED = (-2, -1), (-1, -2)
+
+
+@op("(n),(n)->()", nanoseconds=0.8)
+def vecdot(x, y, out):  # type: ignore[no-untyped-def]
+    """The dot product of two vectors, ``out = Σ x[i] y[i]``; 0 for empty ones.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (..., n)
+
+    Returns
+    -------
+    array, shape (...)
+
+    Raises
+    ------
+    ValueError
+        When the last axes differ or the others don't broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> float(nbops.vecdot(np.array([1.0, 2.0]), np.array([3.0, 4.0])))
+    11.0
+    """
+    total = out.dtype.type(0)
+    for i in range(x.shape[0]):
+        total += x[i] * y[i]
+    out[()] = total
+
+
+@vecdot.gradient
+def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
+    column = expand_dims(dout, -1)
+    return multiply(column, y), multiply(column, x)
+
+
+@op("(m,n),(n)->(m)", nanoseconds=0.8)
+def matvec(a, x, out):  # type: ignore[no-untyped-def]
+    """A matrix times a vector, ``out[i] = Σ a[i, j] x[j]``.
+
+    Parameters
+    ----------
+    a : array_like, shape (..., m, n)
+    x : array_like, shape (..., n)
+
+    Returns
+    -------
+    array, shape (..., m)
+
+    Raises
+    ------
+    ValueError
+        When a.shape[-1] differs from x.shape[-1] or the other axes don't broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.matvec(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 10.0]))
+    array([21., 43.])
+    """
+    for i in prange(a.shape[0]):
+        total = out.dtype.type(0)
+        for j in range(a.shape[1]):
+            total += a[i, j] * x[j]
+        out[i] = total
+
+
+@matvec.gradient
+def _(a: Any, x: Any, out: Any, dout: Any) -> Any:
+    return multiply(expand_dims(dout, -1), expand_dims(x, -2)), vecmat(dout, a)
+
+
+@op("(m),(m,n)->(n)", nanoseconds=0.3)
+def vecmat(x, a, out):  # type: ignore[no-untyped-def]
+    """A vector times a matrix, ``out[j] = Σ x[i] a[i, j]``.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., m)
+    a : array_like, shape (..., m, n)
+
+    Returns
+    -------
+    array, shape (..., n)
+
+    Raises
+    ------
+    ValueError
+        When x.shape[-1] differs from a.shape[-2] or the other axes don't broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.vecmat(np.array([1.0, 10.0]), np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([31., 42.])
+    """
+    for j in lanes(a.shape[1]):
+        out[j] = 0
+    for i in range(a.shape[0]):
+        for j in lanes(a.shape[1]):
+            out[j] += x[i] * a[i, j]
+
+
+@vecmat.gradient
+def _(x: Any, a: Any, out: Any, dout: Any) -> Any:
+    return matvec(a, dout), multiply(expand_dims(x, -1), expand_dims(dout, -2))
+
+
+@op("(m,k),(k,n)->(m,n)", nanoseconds=0.1)
+def matmul(a, b, out):  # type: ignore[no-untyped-def]
+    """The matrix product, ``out[i, j] = Σ a[i, p] b[p, j]``.
+
+    Parameters
+    ----------
+    a : array_like, shape (..., m, k)
+    b : array_like, shape (..., k, n)
+
+    Returns
+    -------
+    array, shape (..., m, n)
+
+    Raises
+    ------
+    ValueError
+        When a.shape[-1] differs from b.shape[-2] or the other axes don't broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.matmul(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]))
+    array([[11.]])
+    """
+    for i in prange(a.shape[0]):
+        for j in lanes(b.shape[1]):
+            out[i, j] = 0
+        for p in range(a.shape[1]):
+            for j in lanes(b.shape[1]):
+                out[i, j] += a[i, p] * b[p, j]
+
+
+@matmul.gradient
+def _(a: Any, b: Any, out: Any, dout: Any) -> Any:
+    return (
+        matmul(dout, b, axes=[_AS_IS, _TRANSPOSED, _AS_IS]),
+        matmul(a, dout, axes=[_TRANSPOSED, _AS_IS, _AS_IS]),
+    )
+
+
+def dot(a: Any, b: Any) -> Any:
+    """NumPy's dot: picks the product by the operands' number of axes.
+
+    A number times an array is `multiply`; two vectors give `vecdot`; a vector on the right `matvec`; on the
+    left `vecmat`; two matrices `matmul`. With more axes, ``out[i, j, k, m] = Σ a[i, j, :] b[k, :, m]``.
+
+    Parameters
+    ----------
+    a : array_like
+    b : array_like
+
+    Raises
+    ------
+    ValueError
+        When a.shape[-1] differs from b's contracted axis.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.dot(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 10.0]))
+    array([21., 43.])
+    """
+    a_shape, b_shape = shape_of(a, "dot"), shape_of(b, "dot")
+    if not a_shape or not b_shape:
+        return multiply(a, b)
+    if len(b_shape) == 1:
+        return vecdot(a, b) if len(a_shape) == 1 else matvec(a, b)
+    if len(b_shape) == 2:
+        return vecmat(a, b) if len(a_shape) == 1 else matmul(a, b)
+    # b's contracted axis first, its others behind as the columns of one matrix
+    ndim = len(b_shape)
+    order = (ndim - 2, *range(ndim - 2), ndim - 1)
+    columns = [b_shape[axis] for axis in order[1:]]
+    matrix = reshape(transpose(b, order), (b_shape[-2], -1 if 0 not in columns else 0))
+    product = vecmat(a, matrix) if len(a_shape) == 1 else matmul(a, matrix)
+    return reshape(product, (*a_shape[:-1], *columns))

@@ -1,0 +1,167 @@
+"""Sums and means over axes.
+
+Two loops do all of it: the sum of a row, and the sum of the rows of a matrix, which reads memory in order
+where the summed axis is not the last. Rows are summed in blocks, so that the rounding error grows with the
+block and the number of blocks rather than with the length; the order never depends on the thread count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nbops import arrays
+from nbops.kernel import lanes
+from nbops.op import op
+from nbops.ops.elementwise import divide
+from nbops.ops.shapes import broadcast_like, expand_dims, reshape, shape_of, transpose
+
+__all__ = ["mean", "sum"]
+
+BLOCK = 256
+
+
+@op("(n)->()", nanoseconds=0.8)
+def sum_row(x, out):  # type: ignore[no-untyped-def]
+    """The sum of a row, in blocks."""
+    total = out.dtype.type(0)
+    for start in range(0, x.shape[0], BLOCK):
+        block = x[start : start + BLOCK]
+        partial = out.dtype.type(0)
+        for i in range(block.shape[0]):
+            partial += block[i]
+        total += partial
+    out[()] = total
+
+
+@sum_row.gradient
+def _(x: Any, out: Any, dout: Any) -> Any:
+    return broadcast_like(expand_dims(dout, -1), x)
+
+
+@op("(m,n)->(n)", nanoseconds=0.3)
+def sum_rows(x, out):  # type: ignore[no-untyped-def]
+    """The sum of a matrix's rows."""
+    for j in lanes(x.shape[1]):
+        out[j] = 0
+    for i in range(x.shape[0]):
+        for j in lanes(x.shape[1]):
+            out[j] += x[i, j]
+
+
+@sum_rows.gradient
+def _(x: Any, out: Any, dout: Any) -> Any:
+    return broadcast_like(expand_dims(dout, -2), x)
+
+
+def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False) -> Any:
+    """The sum over some axes, or all.
+
+    Parameters
+    ----------
+    x : array_like
+        Integers narrower than 64 bits are summed in 64, as in NumPy; a TensorFlow tensor keeps its dtype.
+    axis : int or sequence of int, optional
+        All axes unless given.
+    keepdims : bool
+        Keep the summed axes with length 1.
+
+    Raises
+    ------
+    ValueError
+        For an axis that `x` does not have, or one named twice.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.sum(np.array([[1.0, 2.0], [3.0, 4.0]]), axis=0)
+    array([4., 6.])
+    """
+    if not arrays.is_tensorflow(x):
+        x = np.asarray(arrays.as_array(x, "sum", "x"))
+        if x.dtype.kind in "iu" and x.dtype.itemsize < 8:
+            x = x.astype(np.int64 if x.dtype.kind == "i" else np.uint64)
+    shape = shape_of(x, "sum")
+    axes = _normalize(axis, len(shape))
+    kept = [n for i, n in enumerate(shape) if i not in axes]
+    result = _sum_axes(x, shape, axes)
+    if keepdims:
+        for i in axes:
+            result = expand_dims(result, i)
+        return result
+    assert arrays.rank(result) in (len(kept), None)
+    return result
+
+
+def _normalize(axis: int | Sequence[int] | None, ndim: int) -> list[int]:
+    """The axes as sorted non-negative numbers."""
+    if axis is None:
+        return list(range(ndim))
+    given = [axis] if isinstance(axis, int | np.integer) else list(axis)
+    for i in given:
+        if not -ndim <= i < ndim:
+            raise ValueError(f"sum: axis is {i}, but the array has {ndim} axes")
+    axes = sorted(i % ndim for i in given)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"sum: axis is {tuple(given)}, which names an axis twice")
+    return axes
+
+
+def _sum_axes(x: Any, shape: tuple[int, ...], axes: list[int]) -> Any:
+    if not axes:
+        return x
+    ndim = len(shape)
+    first, last = axes[0], axes[-1]
+    if axes != list(range(first, last + 1)):  # bring scattered axes together, at the end
+        order = [i for i in range(ndim) if i not in axes] + axes
+        shape = tuple(shape[i] for i in order)
+        return _sum_axes(transpose(x, order), shape, list(range(ndim - len(axes), ndim)))
+    if len(axes) > 1 and -1 not in shape:
+        merged = int(np.prod(shape[first : last + 1], dtype=np.int64))
+        x = reshape(x, (*shape[:first], merged, *shape[last + 1 :]))
+    elif len(axes) > 1:  # unknown lengths: axis by axis
+        return _sum_axes(_sum_axes(x, shape, [last]), (*shape[:last], *shape[last + 1 :]), axes[:-1])
+    behind = shape[last + 1 :]
+    if not behind:
+        return sum_row(x)
+    if len(behind) == 1:
+        return sum_rows(x)
+    if -1 in behind or -1 in shape[:first]:
+        return sum_row(x, axes=[(first,), ()])
+    merged = int(np.prod(behind, dtype=np.int64))
+    length = int(np.prod(shape[first : last + 1], dtype=np.int64))
+    return reshape(sum_rows(reshape(x, (*shape[:first], length, merged))), (*shape[:first], *behind))
+
+
+def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False) -> Any:
+    """The arithmetic mean over some axes, or all; NaN where nothing is averaged.
+
+    Parameters
+    ----------
+    x : array_like
+        Integers are averaged in float64; float16 is summed in float32.
+    axis : int or sequence of int, optional
+        All axes unless given.
+    keepdims : bool
+        Keep the averaged axes with length 1.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.mean(np.array([[1.0, 2.0], [3.0, 4.0]]), axis=1)
+    array([1.5, 3.5])
+    """
+    if arrays.is_tensorflow(x):
+        from nbops import tensorflow
+
+        return tensorflow.mean(x, axis, keepdims)
+    x = np.asarray(arrays.as_array(x, "mean", "x"))
+    axes = _normalize(axis, x.ndim)
+    count = int(np.prod([x.shape[i] for i in axes], dtype=np.int64))
+    result_dtype = x.dtype if x.dtype.kind not in "iu" else np.dtype(np.float64)
+    wide = np.float32 if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else result_dtype
+    total = sum(x.astype(wide, copy=False), axis, keepdims=keepdims)
+    with np.errstate(over="ignore"):
+        return divide(total, np.asarray(count, wide)).astype(result_dtype, copy=False)

@@ -1,0 +1,171 @@
+"""Shapes: reshape, transpose, broadcast_to and their kin. Views, as in NumPy; no loop runs.
+
+TensorFlow has no views: there these are TensorFlow's own ops, with TensorFlow's gradients.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nbops import arrays
+
+__all__ = ["broadcast_to", "expand_dims", "matrix_transpose", "reshape", "transpose"]
+
+
+def _tensorflow() -> Any:
+    return sys.modules["tensorflow"]
+
+
+def reshape(x: Any, shape: int | Sequence[int]) -> Any:
+    """The same elements in another shape; a view where NumPy can give one.
+
+    Parameters
+    ----------
+    x : array_like
+    shape : int or sequence of int
+        One length may be -1: what is left.
+
+    Raises
+    ------
+    ValueError
+        When the number of elements differs.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.reshape(np.arange(6), (2, -1))
+    array([[0, 1, 2],
+           [3, 4, 5]])
+    """
+    if arrays.is_tensorflow(x):
+        return _tensorflow().reshape(x, [shape] if isinstance(shape, int) else shape)
+    return np.reshape(np.asarray(x), shape)
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
+    """The axes in another order, reversed unless `axes` says which; a view.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.transpose(np.zeros((2, 3, 4)), (0, 2, 1)).shape
+    (2, 4, 3)
+    """
+    if arrays.is_tensorflow(x):
+        return _tensorflow().transpose(x, axes)
+    return np.transpose(np.asarray(x), axes)
+
+
+def matrix_transpose(x: Any) -> Any:
+    """The last two axes exchanged; a view.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.matrix_transpose(np.zeros((2, 3, 4))).shape
+    (2, 4, 3)
+    """
+    if arrays.is_tensorflow(x):
+        return _tensorflow().linalg.matrix_transpose(x)
+    return np.swapaxes(np.asarray(x), -1, -2)
+
+
+def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
+    """The array repeated to a shape without a copy; a read-only view.
+
+    Raises
+    ------
+    ValueError
+        When the shapes don't broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.broadcast_to(np.array([1, 2]), (2, 2))
+    array([[1, 2],
+           [1, 2]])
+    """
+    if arrays.is_tensorflow(x):
+        return _tensorflow().broadcast_to(x, shape)
+    return np.broadcast_to(np.asarray(x), shape)
+
+
+def expand_dims(x: Any, axis: int) -> Any:
+    """The array with a new axis of length 1 at `axis`; a view.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.expand_dims(np.array([1, 2]), -1).shape
+    (2, 1)
+    """
+    if arrays.is_tensorflow(x):
+        return _tensorflow().expand_dims(x, axis)
+    return np.expand_dims(np.asarray(x), axis)
+
+
+def shape_of(x: Any, name: str) -> tuple[int, ...]:
+    """The shape of an array, or of a tensor whose rank is known; an unknown length is -1.
+
+    Raises
+    ------
+    ValueError
+        For a tensor of unknown rank.
+    """
+    if not arrays.is_tensorflow(x):
+        return np.shape(x)
+    if x.shape.rank is None:
+        raise ValueError(f"{name}: the tensor's number of axes is unknown; give it a static rank")
+    return tuple(-1 if n is None else n for n in x.shape)
+
+
+def broadcast_like(x: Any, model: Any) -> Any:
+    """`x` repeated to the shape of `model`."""
+    if arrays.is_tensorflow(x):
+        tf = _tensorflow()
+        return tf.broadcast_to(x, tf.shape(model))
+    return np.broadcast_to(x, np.shape(model))
+
+
+def sum_to(gradient: Any, operand: Any) -> Any:
+    """A gradient summed over the axes along which `operand` was repeated: the adjoint of broadcasting."""
+    from nbops.ops.reductions import sum as sum_over
+
+    if arrays.is_tensorflow(gradient):
+        return _sum_tensor_to(gradient, operand)
+    shape = np.shape(operand)
+    own = np.shape(gradient)
+    if own == shape:
+        return gradient
+    extra = len(own) - len(shape)
+    axes = tuple(range(extra)) + tuple(
+        extra + axis for axis, n in enumerate(shape) if n == 1 and own[extra + axis] != 1
+    )
+    return np.reshape(sum_over(gradient, axis=axes), shape)
+
+
+def _sum_tensor_to(gradient: Any, operand: Any) -> Any:
+    from nbops.ops.reductions import sum as sum_over
+
+    tf = _tensorflow()
+    operand = tf.convert_to_tensor(operand, dtype_hint=gradient.dtype)
+    own, shape = gradient.shape, operand.shape
+    if own.is_fully_defined() and own == shape:
+        return gradient
+    if own.rank is not None and shape.rank is not None:
+        extra = own.rank - shape.rank
+        pairs = list(zip(own[extra:], shape, strict=True))
+        # A length of 1 in the operand was repeated; a known longer one was not; two unknowns may differ.
+        if all(n is not None and (n != 1 or m is not None) for m, n in pairs):
+            axes = tuple(range(extra)) + tuple(
+                extra + axis for axis, (m, n) in enumerate(pairs) if n == 1 and m != 1
+            )
+            summed = sum_over(gradient, axis=axes) if axes else gradient
+            return tf.reshape(summed, shape)
+    wanted = tf.shape(operand)
+    axes = tf.raw_ops.BroadcastGradientArgs(s0=wanted, s1=tf.shape(gradient)).r0
+    return tf.reshape(tf.reduce_sum(gradient, axes), wanted)

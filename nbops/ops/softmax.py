@@ -1,0 +1,109 @@
+"""softmax and log_softmax along one axis.
+
+Both subtract the row's maximum first, so that no exponential overflows. The running maximum starts from the
+row's first element, never from 0. A NaN, or an infinity that meets another, makes its whole row NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbops.op import Op, op
+from nbops.ops.elementwise import exp, multiply, subtract
+from nbops.ops.products import vecdot
+from nbops.ops.reductions import sum as sum_over
+from nbops.ops.shapes import expand_dims
+
+__all__ = ["log_softmax", "softmax"]
+
+
+@op("(n)->(n)", name="softmax", integers="float", nanoseconds=6.0)
+def softmax_last(x, out):  # type: ignore[no-untyped-def]
+    """``out[j] = exp(x[j] - m) / Σ exp(x[i] - m)`` with m the row's maximum."""
+    if x.shape[0] == 0:
+        return
+    peak = x[0]
+    for j in range(x.shape[0]):
+        peak = x[j] if x[j] > peak else peak
+    total = out.dtype.type(0)
+    for j in range(x.shape[0]):
+        power = np.exp(x[j] - peak)
+        out[j] = power
+        total += power
+    for j in range(x.shape[0]):
+        out[j] /= total
+
+
+@softmax_last.gradient
+def softmax_gradient(x: Any, out: Any, dout: Any) -> Any:
+    """out (dout - Σ out dout)."""
+    return multiply(out, subtract(dout, expand_dims(vecdot(out, dout), -1)))
+
+
+@op("(n)->(n)", name="log_softmax", integers="float", nanoseconds=6.0)
+def log_softmax_last(x, out):  # type: ignore[no-untyped-def]
+    """``out[j] = x[j] - m - log Σ exp(x[i] - m)`` with m the row's maximum."""
+    if x.shape[0] == 0:
+        return
+    peak = x[0]
+    for j in range(x.shape[0]):
+        peak = x[j] if x[j] > peak else peak
+    total = out.dtype.type(0)
+    for j in range(x.shape[0]):
+        total += np.exp(x[j] - peak)
+    shift = np.log(total)
+    for j in range(x.shape[0]):
+        out[j] = (x[j] - peak) - shift
+
+
+@log_softmax_last.gradient
+def _(x: Any, out: Any, dout: Any) -> Any:
+    return subtract(dout, multiply(exp(out), sum_over(dout, axis=-1, keepdims=True)))
+
+
+def softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None = None) -> Any:
+    """Exponentials along an axis, scaled to a sum of 1.
+
+    Parameters
+    ----------
+    x : array_like
+    axis : int
+    out : ndarray, optional
+    target : str, optional
+        See `nbops.use`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.softmax(np.array([[0.0, 0.0], [1000.0, 0.0]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]])
+    """
+    return _along(softmax_last, x, axis, out, target)
+
+
+def log_softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None = None) -> Any:
+    """The logarithm of `softmax`, without its loss of small values.
+
+    Parameters
+    ----------
+    x : array_like
+    axis : int
+    out : ndarray, optional
+    target : str, optional
+        See `nbops.use`.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.log_softmax(np.array([1000.0, 0.0]))
+    array([    0., -1000.])
+    """
+    return _along(log_softmax_last, x, axis, out, target)
+
+
+def _along(rows: Op, x: Any, axis: int, out: Any, target: str | None) -> Any:
+    axes = None if axis == -1 else [(axis,), (axis,)]
+    return rows(x, out=out, axes=axes, target=target)

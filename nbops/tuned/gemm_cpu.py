@@ -1,0 +1,191 @@
+"""Matrix products on the CPU, behind nbops's task signature.
+
+The work is done by one task per dtype, `nbops.tuned.gemm_kernel.multiply`, which knows neither batches nor
+frames. What this file compiles is thin: for each kind of product a serial and a parallel task, which write an
+argument block for every batch item and call that task by its symbol::
+
+    product_tasks  ---+                                             +--> multiply(block, 0, 1)        serial
+    dense_tasks    ---+-- frame --> argument block of one item --->-+
+    weight_gradient --+                                             +--> launch --> multiply(block, w, w + 1)
+                                                                           on every worker w          parallel
+
+Numba optimises a callee again inside each caller. A call through a symbol keeps the micro-kernel and the
+parallel loop (the two that take long to compile) compiled once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
+
+from nbops import compiler
+from nbops.targets import cpu
+from nbops.targets.tasks import TASK
+from nbops.tuned import gemm_tasks
+from nbops.tuned.gemm_kernel import multiply
+from nbops.tuned.tile import host_tile
+
+__all__ = ["Tasks", "dense_tasks", "product_tasks", "weight_gradient_tasks"]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Addresses of compiled tasks, ``void task(int64 *frame, int64 start, int64 stop)``.
+
+    Parameters
+    ----------
+    serial : int
+        Computes the batch items start to stop on the calling thread.
+    parallel : int
+        The same, with each item shared between all cores. Only `nbops.targets.cpu` may call it.
+    owners : tuple
+        Keeps the code alive.
+    """
+
+    serial: int
+    parallel: int
+    owners: tuple[Any, ...] = field(repr=False)
+
+
+def product_tasks(dtype: Any) -> Tasks:
+    """Tasks for ``out = a @ b``, signature ``"(m,k),(k,n)->(m,n)"``.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, of all operands.
+
+    Notes
+    -----
+    Compiles on the first call for a dtype, or loads from the disk cache. An element's bits depend on its row of
+    `a` and its column of `b` alone, not on the other rows or columns, the strides or the number of threads.
+    """
+    return _tasks(np.dtype(dtype), "product", gemm_tasks.run_products)
+
+
+def dense_tasks(dtype: Any, activation: str = "linear") -> Tasks:
+    """Tasks for ``out = activation(x @ w + b)``, signature ``"(m,k),(k,n),(n)->(m,n)"``.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, of all operands.
+    activation : {"linear", "relu"}
+        ``relu`` is ``0 if x < 0 else x`` and so keeps NaN.
+    """
+    if activation not in ("linear", "relu"):
+        raise ValueError(f"activation {activation!r}: only 'linear' and 'relu' are fused into the product")
+    return _tasks(np.dtype(dtype), f"dense_{activation}", gemm_tasks.run_dense, RELU=int(activation == "relu"))
+
+
+def weight_gradient_tasks(dtype: Any) -> Tasks:
+    """Tasks for ``x.T @ dz, dz.sum(axis=0)``, signature ``"(m,k),(m,n)->(k,n),(n)"``.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, of all operands.
+    """
+    return _tasks(np.dtype(dtype), "weight_gradient", gemm_tasks.run_weight_gradients)
+
+
+# Compiling them ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _tasks(dtype: np.dtype, name: str, template: Callable[..., None], **names: Any) -> Tasks:
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: dtype is {dtype}; only float32 and float64 have a tuned product")
+    shape = host_tile()
+    kernel = _kernel(dtype)
+    names |= {
+        "MR": shape.mr,
+        "NR": shape.nr(dtype.itemsize),
+        "ITEMSIZE": dtype.itemsize,
+        "ONE": int(np.ones(8 // dtype.itemsize, dtype).view(np.int64)[0]),
+    }
+    address = {"kernel_address": _symbol_address(_kernel_symbol(dtype))}
+    execute = _helper(gemm_tasks.execute_serially, "serial", **address)
+    serial = _task(template, f"{name}_serial_{dtype}", gemm_tasks.one_worker, execute, names)
+    launcher = _launcher()
+    if launcher is None:
+        return Tasks(serial.address, serial.address, (kernel, serial))
+    address["launcher_address"] = _symbol_address(LAUNCHER)
+    execute = _helper(gemm_tasks.execute_in_parallel, "parallel", **address)
+    parallel = _task(template, f"{name}_parallel_{dtype}", gemm_tasks.all_workers, execute, names)
+    return Tasks(serial.address, parallel.address, (kernel, launcher, serial, parallel))
+
+
+def _task(
+    template: Callable[..., None], name: str, count: Callable[..., Any], execute: Any, names: dict[str, Any]
+) -> Any:
+    count_workers = _helper(count, "workers")
+    twin = compiler.specialise(template, name, count_workers=count_workers, execute=execute, **names)
+    return compiler.native(TASK, twin)
+
+
+def _helper(function: Callable[..., Any], name: str, **names: Any) -> Any:
+    """A function to be compiled into its callers."""
+    return numba.njit(**compiler.FLAGS)(compiler.specialise(function, name, **names))
+
+
+@functools.cache
+def _kernel(dtype: np.dtype) -> Any:
+    """The compiled `multiply` for a dtype, findable by its symbol."""
+    task = compiler.native(
+        TASK, compiler.specialise(multiply, dtype.name, ELEMENT=from_dtype(dtype))
+    )
+    llvm.add_symbol(_kernel_symbol(dtype), task.address)
+    return task
+
+
+LAUNCHER = "nbops_gemm_launch"
+
+
+@functools.cache
+def _launcher() -> Any:
+    """The compiled `launch`, findable by its symbol, or None where there is no threading layer."""
+    cpu.start_threads()
+    if cpu.threading_layer() is None:
+        return None
+    spread = cpu._spread_compiled()
+    signature = types.void(types.int64, types.int64, types.int64)
+    task = compiler.native(signature, compiler.specialise(gemm_tasks.launch, "gemm", spread=spread))
+    llvm.add_symbol(LAUNCHER, task.address)
+    return task
+
+
+def _kernel_symbol(dtype: np.dtype) -> str:
+    return f"nbops_gemm_{dtype}"
+
+
+@functools.cache
+def _symbol_address(name: str) -> Any:
+    """An intrinsic that returns the address of a symbol.
+
+    The address differs from process to process and so can't be part of code that is cached on disk; a symbol
+    is looked up when the code is loaded.
+    """
+
+    @intrinsic
+    def address(typingctx: Any) -> Any:
+        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            word = ir.IntType(64)
+            kind = ir.FunctionType(ir.VoidType(), [word, word, word])
+            return builder.ptrtoint(cgutils.get_or_insert_function(builder.module, kind, name), word)
+
+        return types.int64(), codegen
+
+    address.cache_key = f"symbol {name}"
+    return address
