@@ -28,6 +28,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
+from numba.np.ufunc.parallel import _iget_num_threads
 
 from nbops import compiler
 from nbops.targets import cpu
@@ -102,37 +103,31 @@ def weight_gradient_tasks(dtype: Any) -> Tasks:
 
 # Compiling them ---------------------------------------------------------------------------------------------
 
+BATCH, LAUNCHER = "nbops_gemm_batch", "nbops_gemm_launch"
+
 
 @functools.cache
 def _tasks(dtype: np.dtype, name: str, template: Callable[..., None], **names: Any) -> Tasks:
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"{name}: dtype is {dtype}; only float32 and float64 have a tuned product")
-    shape = host_tile()
-    kernel = _kernel(dtype)
+    kernel, batch = _kernel(dtype), _batch()
+    serial, parallel = (
+        _task(template, f"{name}_{'parallel' if flag else 'serial'}_{dtype}", dtype, PARALLEL=flag, **names)
+        for flag in (0, 1)
+    )
+    return Tasks(serial.address, parallel.address, (kernel, batch, serial, parallel))
+
+
+def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: Any) -> Any:
+    tile = host_tile()
+    one = np.ones(8 // dtype.itemsize, dtype).view(np.int64)[0]
     names |= {
-        "MR": shape.mr,
-        "NR": shape.nr(dtype.itemsize),
-        "ITEMSIZE": dtype.itemsize,
-        "ONE": int(np.ones(8 // dtype.itemsize, dtype).view(np.int64)[0]),
+        "TILE": (tile.mr, tile.nr(dtype.itemsize), dtype.itemsize, int(one)),
+        "kernel_address": _symbol_address(_kernel_symbol(dtype)),
+        "batch_address": _symbol_address(BATCH),
     }
-    address = {"kernel_address": _symbol_address(_kernel_symbol(dtype))}
-    execute = _helper(gemm_tasks.execute_serially, "serial", **address)
-    serial = _task(template, f"{name}_serial_{dtype}", gemm_tasks.one_worker, execute, names)
-    launcher = _launcher()
-    if launcher is None:
-        return Tasks(serial.address, serial.address, (kernel, serial))
-    address["launcher_address"] = _symbol_address(LAUNCHER)
-    execute = _helper(gemm_tasks.execute_in_parallel, "parallel", **address)
-    parallel = _task(template, f"{name}_parallel_{dtype}", gemm_tasks.all_workers, execute, names)
-    return Tasks(serial.address, parallel.address, (kernel, launcher, serial, parallel))
-
-
-def _task(
-    template: Callable[..., None], name: str, count: Callable[..., Any], execute: Any, names: dict[str, Any]
-) -> Any:
-    count_workers = _helper(count, "workers")
-    twin = compiler.specialise(template, name, count_workers=count_workers, execute=execute, **names)
-    return compiler.native(TASK, twin)
+    submit = _helper(gemm_tasks.submit, name, **names)
+    return compiler.native(TASK, compiler.specialise(template, name, submit=submit, **names))
 
 
 def _helper(function: Callable[..., Any], name: str, **names: Any) -> Any:
@@ -142,27 +137,30 @@ def _helper(function: Callable[..., Any], name: str, **names: Any) -> Any:
 
 @functools.cache
 def _kernel(dtype: np.dtype) -> Any:
-    """The compiled `multiply` for a dtype, findable by its symbol."""
-    task = compiler.native(
-        TASK, compiler.specialise(multiply, dtype.name, ELEMENT=from_dtype(dtype))
-    )
-    llvm.add_symbol(_kernel_symbol(dtype), task.address)
-    return task
-
-
-LAUNCHER = "nbops_gemm_launch"
+    """The compiled `multiply` for a dtype."""
+    twin = compiler.specialise(multiply, dtype.name, ELEMENT=from_dtype(dtype))
+    return _named(_kernel_symbol(dtype), compiler.native(TASK, twin))
 
 
 @functools.cache
-def _launcher() -> Any:
-    """The compiled `launch`, findable by its symbol, or None where there is no threading layer."""
+def _batch() -> Any:
+    """The compiled `run_batch`, and `launch`, which it calls where there is a threading layer."""
     cpu.start_threads()
     if cpu.threading_layer() is None:
-        return None
-    spread = cpu._spread_compiled()
-    signature = types.void(types.int64, types.int64, types.int64)
-    task = compiler.native(signature, compiler.specialise(gemm_tasks.launch, "gemm", spread=spread))
-    llvm.add_symbol(LAUNCHER, task.address)
+        one = _helper(gemm_tasks.one, "serial")
+        names = {"count_threads": one, "launcher_address": one}
+        launcher = None
+    else:
+        twin = compiler.specialise(gemm_tasks.launch, "gemm", spread=cpu._spread_compiled())
+        launcher = _named(LAUNCHER, compiler.native(TASK, twin))
+        names = {"count_threads": _iget_num_threads, "launcher_address": _symbol_address(LAUNCHER)}
+    batch = compiler.native(TASK, compiler.specialise(gemm_tasks.run_batch, "gemm", **names))
+    return _named(BATCH, batch), launcher
+
+
+def _named(symbol: str, task: Any) -> Any:
+    """Let other compiled code find a task by a symbol."""
+    llvm.add_symbol(symbol, task.address)
     return task
 
 

@@ -42,11 +42,11 @@ from nbops.compiler import FLAGS
 from nbops.tuned.tile import (
     add_matrix,
     add_outer_product,
+    address_of,
     copy_row,
     copy_transposed,
     element_pointer,
     get,
-    is_null,
     item_bytes,
     multiply_add,
     never_inline,
@@ -71,7 +71,10 @@ BIAS, BIAS_STRIDE, RECTIFY = 12, 13, 14
 # worker w computes ROWS x COLUMNS elements from row w // GRID * ROWS and column w % GRID * COLUMNS,
 # with SCRATCH_SIZE bytes from SCRATCH + w * SCRATCH_SIZE
 GRID, ROWS, COLUMNS, SCRATCH, SCRATCH_SIZE = 15, 16, 17, 18, 19
-ARGUMENTS = 20
+# for `gemm_tasks.run_batch`: which row of the frame gives each address (0: it is constant), and for what tile
+A_OPERAND, B_OPERAND, C_OPERAND, BIAS_OPERAND, FRAME_ADDRESS = 20, 21, 22, 23, 24
+MR, NR, ITEMSIZE, KERNEL, WORKERS, ONE = 25, 26, 27, 28, 29, 30
+ARGUMENTS = 31
 
 KC, MC, NC = 400, 192, 2016  # NC is a multiple of every nr, MC of every mr
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
@@ -122,7 +125,7 @@ def multiply_tile(
             copy_matrix(c, c_row, c_column, target, stride, item_bytes(c), rows, columns)
     if accumulate:
         tile = add_matrix(tile, target, stride)
-    if not is_null(bias):
+    if address_of(bias) != 0:
         tile = add_matrix(tile, bias, 0)
     if relu:
         tile = rectify(tile)
@@ -136,6 +139,7 @@ def copy_matrix(
     source: Any, row: int, column: int, target: Any, target_row: int, target_column: int, rows: int, columns: int
 ) -> None:
     """Copy a matrix of any strides."""
+    never_inline()
     size = item_bytes(source)
     if column == size and target_column == size:
         for i in range(rows):
@@ -189,10 +193,9 @@ def pack_strip(kc: int, a: Any, a_row: int, a_step: int, rows: int, strip: Any) 
             put(strip, (k * mr + i) * size, get(a, min(i, rows - 1) * a_row + k * a_step))
 
 
-@numba.njit(**FLAGS)
+@numba.njit(**FLAGS, inline="always")
 def multiply_block(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: Any) -> None:
     """``C[i0:i1, j0:j1]``; at most NC columns."""
-    never_inline()
     size, mr, nr = item_bytes(scratch), tile_rows(), tile_columns(scratch)
     a_row, a_step, b_step, b_column = arguments[A_ROW], arguments[A_STEP], arguments[B_STEP], arguments[B_COLUMN]
     k = arguments[K]
@@ -242,7 +245,7 @@ def multiply_block(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: 
             break
 
 
-@numba.njit(**FLAGS)
+@numba.njit(**FLAGS, inline="always")
 def is_unfriendly(row: int, step: int, size: int) -> bool:
     """Whether mr rows of A should be copied side by side before they are read once per panel.
 
@@ -316,8 +319,8 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
         i1 = min(arguments[M], i0 + arguments[ROWS])
         j1 = min(arguments[N], j0 + arguments[COLUMNS])
         scratch = element_pointer(ELEMENT, arguments[SCRATCH] + worker * arguments[SCRATCH_SIZE])
-        if arguments[M] == 1 and arguments[B_COLUMN] == item_bytes(scratch):
+        if i0 < i1 and arguments[M] == 1 and arguments[B_COLUMN] == item_bytes(scratch):
             multiply_row(arguments, ELEMENT, j0, j1, scratch)
-        else:
+        elif i0 < i1:
             for jc in range(j0, j1, NC):
                 multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + NC), scratch)

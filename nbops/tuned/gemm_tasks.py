@@ -1,4 +1,13 @@
-"""The tasks of the matrix products: from a frame to the argument blocks of `gemm_kernel.multiply`.
+"""The tasks of the matrix products: from a frame to argument blocks for `gemm_kernel.multiply`.
+
+Three steps, all with the task signature ``void task(int64 *words, int64 start, int64 stop)``::
+
+    run_products             ---+
+    run_dense                ---+--> run_batch  --> multiply(block, 0, 1)                   serial
+    run_weight_gradients     ---+               --> launch --> multiply(block, w, w + 1)    parallel, worker w
+
+The functions on the left differ for each kind of product; they say which operand is which. `run_batch` goes
+through the items of the batch; it serves all kinds and dtypes.
 
 **Sharing a product between cores.** C is cut into a grid of equal blocks, one for each worker, in multiples of the
 register tile. Columns are cut first, because workers with different columns pack different panels of B; rows are
@@ -15,27 +24,42 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from nbops.compiler import FLAGS
 from nbops.frame import CORE, WIDTH, item_offset
-from nbops.targets.tasks import call_task
+from nbops.targets.tasks import FRAME, call_task, frame_pointer
 from nbops.tuned.gemm_kernel import (
+    A_OPERAND,
     A_ROW,
     A_STEP,
     ARGUMENTS,
     B_COLUMN,
+    B_OPERAND,
     B_STEP,
     BIAS,
+    BIAS_OPERAND,
     BIAS_STRIDE,
     C_COLUMN,
+    C_OPERAND,
     C_ROW,
     COLUMNS,
+    FRAME_ADDRESS,
     GRID,
+    ITEMSIZE,
+    KERNEL,
     LINE,
+    MR,
+    NR,
+    ONE,
     RECTIFY,
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
+    WORKERS,
     A,
     B,
     C,
@@ -44,25 +68,21 @@ from nbops.tuned.gemm_kernel import (
     N,
     scratch_bytes,
 )
+from nbops.tuned.tile import address_of
 
-# `gemm_cpu` replaces these
-MR, NR, ITEMSIZE = 4, 8, 8  # the register tile and its element
-ONE = 0  # the bits of 1
+# What the functions below stand in for is put in their place by `nbops.tuned.gemm_cpu`.
 RELU = 0  # whether the activation is relu
-
-
-def count_workers() -> int:
-    """How many workers share a product; stands in for `one_worker` or `all_workers`."""
-    raise NotImplementedError
-
-
-def execute(words: np.ndarray, workers: int) -> None:
-    """Compute the product of an argument block; stands in for `execute_serially` or `execute_in_parallel`."""
-    raise NotImplementedError
+PARALLEL = 0  # whether all cores share each product
+TILE = (0, 0, 0, 0)  # mr, nr, the itemsize and the bits of 1.0
 
 
 def kernel_address() -> int:
-    """The address of the dtype's `gemm_kernel.multiply`."""
+    """The address of `gemm_kernel.multiply`, compiled for the dtype."""
+    raise NotImplementedError
+
+
+def batch_address() -> int:
+    """The address of `run_batch`."""
     raise NotImplementedError
 
 
@@ -71,48 +91,144 @@ def launcher_address() -> int:
     raise NotImplementedError
 
 
+def count_threads() -> int:
+    """How many threads Numba has for this one's parallel loops."""
+    raise NotImplementedError
+
+
+def one() -> int:
+    """What `count_threads` is on a machine without threads."""
+    return 1
+
+
 def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
     """The parallel loop of `nbops.targets.cpu`."""
     raise NotImplementedError
 
 
-def one_worker() -> int:
-    return 1
+@intrinsic  # type: ignore[untyped-decorator]
+def argument_block(typingctx: Any) -> Any:
+    """A new argument block, all zeros, on the stack of the calling function."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        block = ir.ArrayType(ir.IntType(64), ARGUMENTS)
+        place = cgutils.alloca_once(builder, block)
+        builder.store(ir.Constant(block, None), place)
+        return builder.bitcast(place, ir.IntType(64).as_pointer())
+
+    return FRAME(), codegen
 
 
-def all_workers() -> int:
-    return int(numba.get_num_threads())
+# One function per kind of product ---------------------------------------------------------------------------
 
 
-def execute_serially(words: np.ndarray, workers: int) -> None:
-    call_task(kernel_address(), words.ctypes.data, 0, 1)
+def run_products(frame: Any, start: int, stop: int) -> None:
+    """``"(m,k),(k,n)->(m,n)"``."""
+    words = argument_block()
+    words[M], words[K], words[N] = frame[CORE], frame[CORE + 1], frame[CORE + 2]
+    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 3
+    words[A_ROW], words[A_STEP] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
+    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
+    words[C_ROW], words[C_COLUMN] = frame[3 * WIDTH + CORE], frame[3 * WIDTH + CORE + 1]
+    submit(words, frame, start, stop)
 
 
-def execute_in_parallel(words: np.ndarray, workers: int) -> None:
-    call_task(launcher_address(), words.ctypes.data, kernel_address(), workers)
+def run_dense(frame: Any, start: int, stop: int) -> None:
+    """``"(m,k),(k,n),(n)->(m,n)"``."""
+    words = argument_block()
+    words[M], words[K], words[N] = frame[CORE], frame[CORE + 1], frame[CORE + 2]
+    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 4
+    words[A_ROW], words[A_STEP] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
+    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
+    words[C_ROW], words[C_COLUMN] = frame[4 * WIDTH + CORE], frame[4 * WIDTH + CORE + 1]
+    words[BIAS_OPERAND], words[BIAS_STRIDE] = 3, frame[3 * WIDTH + CORE]
+    words[RECTIFY] = RELU
+    submit(words, frame, start, stop)
 
 
-def launch(words: int, kernel: int, workers: int) -> None:
-    """Call ``kernel(words, w, w + 1)`` for every worker w, on every core."""
-    spread(kernel, words, workers, workers, 1)
+def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
+    """``"(m,k),(m,n)->(k,n),(n)"``, computed as two products: ``x.T @ dz``, and a row of ones times dz.
+
+    The row of ones is a single number that is read with stride 0.
+    """
+    words = argument_block()
+    words[M], words[K], words[N] = frame[CORE + 1], frame[CORE], frame[CORE + 2]
+    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 3
+    words[A_STEP], words[A_ROW] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
+    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
+    words[C_ROW], words[C_COLUMN] = frame[3 * WIDTH + CORE], frame[3 * WIDTH + CORE + 1]
+    submit(words, frame, start, stop)
+    sums = argument_block()
+    sums[M], sums[K], sums[N] = 1, frame[CORE], frame[CORE + 2]
+    sums[ONE] = TILE[3]
+    sums[A] = address_of(sums) + 8 * ONE
+    sums[B_OPERAND], sums[C_OPERAND] = 2, 4
+    sums[B_STEP], sums[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
+    sums[C_COLUMN] = frame[4 * WIDTH + CORE]
+    submit(sums, frame, start, stop)
+
+
+def submit(words: Any, frame: Any, start: int, stop: int) -> None:
+    """Compute the product that a block describes for the batch items `start` to `stop` of a frame."""
+    words[FRAME_ADDRESS] = address_of(frame)
+    words[MR], words[NR], words[ITEMSIZE] = TILE[0], TILE[1], TILE[2]
+    words[KERNEL] = kernel_address()
+    words[WORKERS] = PARALLEL
+    call_task(batch_address(), address_of(words), start, stop)
+
+
+# One function for all ---------------------------------------------------------------------------------------
+
+
+def run_batch(words: Any, start: int, stop: int) -> None:
+    """Compute the product that a block describes for the batch items `start` to `stop` of its frame.
+
+    Finds out how many workers share a product, and allocates their scratch memory once for all items.
+    """
+    if words[N] == 1 and words[M] > 1:
+        transpose(words)
+    workers = count_threads() if words[WORKERS] != 0 else 1
+    m, n, mr, nr = words[M], words[N], words[MR], words[NR]
+    grid = grid_columns((m + mr - 1) // mr, (n + nr - 1) // nr, workers)
+    words[GRID], words[ROWS], words[COLUMNS] = grid, share(m, workers // grid, mr), share(n, grid, nr)
+    size = scratch_bytes(words[ROWS], words[K], words[COLUMNS], mr, nr, words[ITEMSIZE])
+    scratch = np.empty(workers * size + LINE, np.uint8)
+    words[SCRATCH] = (scratch.ctypes.data + LINE - 1) // LINE * LINE
+    words[SCRATCH_SIZE] = size
+    for item in range(start, stop):
+        set_address(words, A, A_OPERAND, item)
+        set_address(words, B, B_OPERAND, item)
+        set_address(words, C, C_OPERAND, item)
+        set_address(words, BIAS, BIAS_OPERAND, item)
+        if workers == 1:
+            call_task(words[KERNEL], address_of(words), 0, 1)
+        else:
+            call_task(launcher_address(), address_of(words), words[KERNEL], workers)
+        scratch[0] = 0  # keeps Numba from freeing the memory before the call
 
 
 @numba.njit(**FLAGS)
-def allocate(m: int, k: int, n: int, workers: int, mr: int, nr: int, itemsize: int) -> np.ndarray:
-    """An argument block for a product of this size, followed by scratch memory for all workers.
+def set_address(words: Any, target: int, operand: int, item: int) -> None:
+    """Write the address that an operand has in a batch item, where the block names an operand."""
+    row = words[operand]
+    if row != 0:
+        frame = frame_pointer(words[FRAME_ADDRESS])
+        words[target] = frame[row * WIDTH] + item_offset(frame, row, item)
 
-    A block for a product serves every item of a batch. It must outlive the calls that get its address.
+
+@numba.njit(**FLAGS)
+def transpose(words: Any) -> None:
+    """Make ``C = A @ B + bias`` with one column ``C.T = B.T @ A.T + bias``, which has one row.
+
+    The bias is one number for all elements now, and so has stride 0.
     """
-    grid = grid_columns(m, n, workers, mr, nr)
-    rows, columns = share(m, workers // grid, mr), share(n, grid, nr)
-    size = scratch_bytes(rows, k, columns, mr, nr, itemsize)
-    words = np.empty(ARGUMENTS + (workers * size + LINE) // 8, np.int64)
-    words[M], words[K], words[N] = m, k, n
-    words[GRID], words[ROWS], words[COLUMNS] = grid, rows, columns
-    words[SCRATCH] = (words.ctypes.data + 8 * ARGUMENTS + LINE - 1) // LINE * LINE
-    words[SCRATCH_SIZE] = size
-    words[BIAS], words[BIAS_STRIDE], words[RECTIFY] = 0, 0, 0
-    return words
+    words[M], words[N] = words[N], words[M]
+    words[A_OPERAND], words[B_OPERAND] = words[B_OPERAND], words[A_OPERAND]
+    words[A], words[B] = words[B], words[A]
+    words[A_ROW], words[B_COLUMN] = words[B_COLUMN], words[A_ROW]
+    words[A_STEP], words[B_STEP] = words[B_STEP], words[A_STEP]
+    words[C_ROW], words[C_COLUMN] = words[C_COLUMN], words[C_ROW]
+    words[BIAS_STRIDE] = 0
 
 
 @numba.njit(**FLAGS)
@@ -123,94 +239,20 @@ def share(length: int, workers: int, unit: int) -> int:
 
 
 @numba.njit(**FLAGS)
-def grid_columns(m: int, n: int, workers: int, mr: int, nr: int) -> int:
-    """Into how many groups of columns C is cut: the most that divide the workers and keep them all busy."""
-    strips, panels = (m + mr - 1) // mr, (n + nr - 1) // nr
+def grid_columns(strips: int, panels: int, workers: int) -> int:
+    """Into how many groups of columns C is cut, when it has so many strips of mr rows and panels of nr columns.
+
+    The most that divide the workers, unless that leaves workers idle or their shares too unequal.
+    """
     for columns in range(workers, 1, -1):
-        even = panels % columns == 0 or panels >= 8 * columns
-        enough = panels >= 2 * columns or strips < 2 * workers
-        if workers % columns == 0 and even and enough and panels >= columns:
-            return columns
+        if workers % columns == 0 and panels >= 2 * columns:
+            if panels % columns == 0 or panels >= 8 * columns:
+                return columns
+    if strips < workers:
+        return max(1, min(workers, panels))
     return 1
 
 
-@numba.njit(**FLAGS)
-def set_strides(words: np.ndarray, a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> None:
-    """Byte strides of the matrices: ``(row, step)``, ``(step, column)``, ``(row, column)``."""
-    words[A_ROW], words[A_STEP] = a
-    words[B_STEP], words[B_COLUMN] = b
-    words[C_ROW], words[C_COLUMN] = c
-
-
-@numba.njit(**FLAGS)
-def core(frame: Any, operand: int) -> tuple[int, int]:
-    """The byte strides of a matrix operand."""
-    word = (1 + operand) * WIDTH + CORE
-    return frame[word], frame[word + 1]
-
-
-@numba.njit(**FLAGS)
-def flip(strides: tuple[int, int]) -> tuple[int, int]:
-    return strides[1], strides[0]
-
-
-@numba.njit(**FLAGS)
-def place(frame: Any, operand: int, item: int) -> int:
-    """The address of an operand's matrix in a batch item."""
-    return frame[(1 + operand) * WIDTH] + item_offset(frame, 1 + operand, item)
-
-
-def run_products(frame: Any, start: int, stop: int) -> None:
-    """``"(m,k),(k,n)->(m,n)"``.
-
-    A product with one column is computed as its transpose, ``c.T = b.T @ a.T``, which has one row.
-    """
-    m, k, n = frame[CORE], frame[CORE + 1], frame[CORE + 2]
-    workers = count_workers()
-    a, b, c = core(frame, 0), core(frame, 1), core(frame, 2)
-    left, right = 0, 1
-    if n == 1 and m > 1:
-        m, n, left, right = n, m, right, left
-        a, b, c = flip(b), flip(a), flip(c)
-    words = allocate(m, k, n, workers, MR, NR, ITEMSIZE)
-    set_strides(words, a, b, c)
-    for item in range(start, stop):
-        words[A], words[B] = place(frame, left, item), place(frame, right, item)
-        words[C] = place(frame, 2, item)
-        execute(words, workers)
-
-
-def run_dense(frame: Any, start: int, stop: int) -> None:
-    """``"(m,k),(k,n),(n)->(m,n)"``."""
-    m, k, n = frame[CORE], frame[CORE + 1], frame[CORE + 2]
-    workers = count_workers()
-    words = allocate(m, k, n, workers, MR, NR, ITEMSIZE)
-    set_strides(words, core(frame, 0), core(frame, 1), core(frame, 3))
-    words[BIAS_STRIDE] = frame[3 * WIDTH + CORE]
-    words[RECTIFY] = RELU
-    for item in range(start, stop):
-        words[A], words[B] = place(frame, 0, item), place(frame, 1, item)
-        words[BIAS], words[C] = place(frame, 2, item), place(frame, 3, item)
-        execute(words, workers)
-
-
-def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
-    """``"(m,k),(m,n)->(k,n),(n)"``.
-
-    The bias gradient is a product too, of a row of ones (one number, with strides 0) and dz.
-    """
-    m, k, n = frame[CORE], frame[CORE + 1], frame[CORE + 2]
-    workers = count_workers()
-    words = allocate(k, m, n, workers, MR, NR, ITEMSIZE)
-    set_strides(words, flip(core(frame, 0)), core(frame, 1), core(frame, 2))
-    sums = allocate(1, m, n, workers, MR, NR, ITEMSIZE)
-    set_strides(sums, (0, 0), core(frame, 1), (0, frame[4 * WIDTH + CORE]))
-    one = np.full(1, ONE, np.int64)
-    sums[A] = one.ctypes.data
-    for item in range(start, stop):
-        words[A], words[B] = place(frame, 0, item), place(frame, 1, item)
-        words[C] = place(frame, 2, item)
-        execute(words, workers)
-        sums[B], sums[C] = words[B], place(frame, 3, item)
-        execute(sums, workers)
-        one[0] = ONE  # the array must live until here
+def launch(words: Any, kernel: int, workers: int) -> None:
+    """Call ``kernel(words, w, w + 1)`` for every worker w, on every core."""
+    spread(kernel, address_of(words), workers, workers, 1)

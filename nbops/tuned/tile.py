@@ -214,13 +214,13 @@ def element_pointer(typingctx: Any, element: Any, address: Any) -> Any:
 
 
 @intrinsic
-def is_null(typingctx: Any, pointer: Any) -> Any:
-    """Whether a pointer points nowhere."""
+def address_of(typingctx: Any, pointer: Any) -> Any:
+    """A pointer as an integer."""
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        return builder.icmp_unsigned("==", builder.ptrtoint(arguments[0], WORD), WORD(0))
+        return builder.ptrtoint(arguments[0], WORD)
 
-    return types.boolean(pointer), codegen
+    return types.int64(pointer), codegen
 
 
 @intrinsic

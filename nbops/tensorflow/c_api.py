@@ -1,0 +1,141 @@
+"""TensorFlow's C kernel API, reached from Python, and called from compiled code by address.
+
+The functions are exported by ``libtensorflow_framework`` and declared in the headers ``tensorflow/c/ops.h``,
+``kernels.h`` and ``tf_tensor.h`` that the wheel ships. A header comment calls the API alpha, so every symbol
+is probed once, and where one is missing nbops falls back to ``tf.numpy_function``.
+
+Compiled code gets the addresses through a table in memory (`ADDRESSES`), not as constants: it can then be
+cached on disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+__all__ = ["ADDRESSES", "INDEX", "function", "missing_symbols"]
+
+OK, INVALID_ARGUMENT, INTERNAL = 0, 3, 13
+
+#: What compiled code calls, in the order of the address table.
+CALLED_BY_KERNELS = (
+    "TF_NewStatus",
+    "TF_DeleteStatus",
+    "TF_GetCode",
+    "TF_SetStatus",
+    "TF_GetInput",
+    "TF_AllocateOutput",
+    "TF_TensorData",
+    "TF_TensorType",
+    "TF_NumDims",
+    "TF_Dim",
+    "TF_DeleteTensor",
+    "TF_OpKernelContext_Failure",
+    "TF_NewShapeHandle",
+    "TF_DeleteShapeHandle",
+    "TF_ShapeInferenceContextGetInput",
+    "TF_ShapeInferenceContextRankKnown",
+    "TF_ShapeInferenceContextRank",
+    "TF_ShapeInferenceContextDim",
+    "TF_NewDimensionHandle",
+    "TF_DeleteDimensionHandle",
+    "TF_DimensionHandleValueKnown",
+    "TF_DimensionHandleValue",
+    "TF_ShapeInferenceContextScalar",
+    "TF_ShapeInferenceContextVectorFromSize",
+    "TF_ShapeInferenceContextConcatenateShapes",
+    "TF_ShapeInferenceContextSetOutput",
+    "TF_ShapeInferenceContextSetUnknownShape",
+)
+CALLED_BY_PYTHON = (
+    "TF_Message",
+    "TF_NewOpDefinitionBuilder",
+    "TF_OpDefinitionBuilderAddAttr",
+    "TF_OpDefinitionBuilderAddInput",
+    "TF_OpDefinitionBuilderAddOutput",
+    "TF_OpDefinitionBuilderSetShapeInferenceFunction",
+    "TF_RegisterOpDefinition",
+    "TF_NewKernelBuilder",
+    "TF_RegisterKernelBuilder",
+)
+INDEX = {name: index for index, name in enumerate(CALLED_BY_KERNELS)}
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    folder = Path(tf.sysconfig.get_lib())
+    for name in ("libtensorflow_framework.so.2", "libtensorflow_framework.2.dylib"):
+        if (folder / name).exists():
+            return ctypes.CDLL(str(folder / name))
+    return None
+
+
+@functools.cache
+def missing_symbols() -> tuple[str, ...]:
+    """The symbols that this TensorFlow does not export; all of them where the library isn't found."""
+    library = _library()
+    names = CALLED_BY_KERNELS + CALLED_BY_PYTHON
+    if library is None or sys.platform == "win32":
+        return names
+    return tuple(name for name in names if not hasattr(library, name))
+
+
+@functools.cache
+def function(name: str, result: Any, *arguments: Any) -> Any:
+    """A C function with its types declared, for calls from Python."""
+    found = getattr(_library(), name)
+    found.restype, found.argtypes = result, list(arguments)
+    return found
+
+
+@functools.cache
+def _address_table() -> np.ndarray:
+    library = _library()
+    return np.array(
+        [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in CALLED_BY_KERNELS],
+        np.int64,
+    )
+
+
+def ADDRESSES() -> int:
+    """Where the table of the kernels' functions lies."""
+    return int(_address_table().ctypes.data)
+
+
+def _caller(result: Any, width: int) -> Any:
+    """An intrinsic ``call(address, *words)``: calls the C function at an address, every argument a word."""
+
+    @intrinsic
+    def call(typingctx: Any, address: Any, *words: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            word = ir.IntType(64)
+            returned = ir.IntType(width)
+            values = [
+                context.cast(builder, builder.extract_value(arguments[1], index), kind, types.int64)
+                for index, kind in enumerate(packed.types)
+            ]
+            function_type = ir.FunctionType(returned, [word] * len(values))
+            pointer = builder.inttoptr(arguments[0], function_type.as_pointer())
+            value = builder.call(pointer, values)
+            return value if width == 64 else builder.sext(value, word)
+
+        packed = types.StarArgTuple.from_types(tuple(words))
+        return result(types.int64, packed), codegen
+
+    call.cache_key = f"C call returning {width} bits"
+    return call
+
+
+#: For functions that return a pointer, an int64 or nothing.
+call_word = _caller(types.int64, 64)
+#: For functions that return an int or an enumeration.
+call_int = _caller(types.int64, 32)

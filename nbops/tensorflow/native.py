@@ -1,0 +1,246 @@
+"""The kernel and the shape function of every nbops op in TensorFlow, compiled once for all of them.
+
+TensorFlow calls `compute` with a *descriptor*, a table of words that says which op it is: its signature, its
+tasks' addresses by dtype and layout, its cost. `compute` does what `nbops.op.Op` does for NumPy arrays, with
+the same functions of `nbops.frame`, but in machine code without the GIL: shapes, outputs, frame, choice of
+serial or parallel, run. Python is called back in two cases only: a task that is not compiled yet, and an
+error that needs its message.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numba import carray, types
+
+from nbops import compiler, frame
+from nbops.frame import (
+    CORE,
+    GENERAL,
+    GEOMETRY_WIDTH,
+    ITEMS,
+    LAYOUT,
+    NDIM,
+    POINTER,
+    SHAPE,
+    STRIDES,
+    WIDTH,
+    build_frame,
+    infer_shapes,
+    set_contiguous,
+)
+from nbops.targets import cpu
+from nbops.targets.tasks import frame_pointer
+from nbops.tensorflow.c_api import INDEX, call_int, call_word
+
+__all__ = ["compute_native", "infer_native"]
+
+# The descriptor's words. Behind them, one row per operand: which dtype it has, and whether it is swapped.
+API, STATE, TABLE, TABLE_LENGTH, SLOTS, RUN, REQUEST, FAIL, PICOSECONDS, GRAIN, MESSAGE, LEADER, NUMBER = range(13)
+OPERANDS = 16
+TYPE, SWAPPED, OPERAND_WIDTH = 0, 1, 2
+GENERIC = 0  # an operand of type T
+SLOT_TYPES = 16  # slots are indexed by TensorFlow's own number of T; those in use are below this
+NO_PARALLEL_TASK = -1
+
+NEW_STATUS, DELETE_STATUS = INDEX["TF_NewStatus"], INDEX["TF_DeleteStatus"]
+GET_CODE, SET_STATUS = INDEX["TF_GetCode"], INDEX["TF_SetStatus"]
+GET_INPUT, ALLOCATE_OUTPUT = INDEX["TF_GetInput"], INDEX["TF_AllocateOutput"]
+TENSOR_DATA, TENSOR_TYPE = INDEX["TF_TensorData"], INDEX["TF_TensorType"]
+NUM_DIMS, DIM = INDEX["TF_NumDims"], INDEX["TF_Dim"]
+DELETE_TENSOR, FAILURE = INDEX["TF_DeleteTensor"], INDEX["TF_OpKernelContext_Failure"]
+NEW_SHAPE, DELETE_SHAPE = INDEX["TF_NewShapeHandle"], INDEX["TF_DeleteShapeHandle"]
+SHAPE_INPUT, SHAPE_OUTPUT = (
+    INDEX["TF_ShapeInferenceContextGetInput"],
+    INDEX["TF_ShapeInferenceContextSetOutput"],
+)
+RANK_KNOWN, RANK = INDEX["TF_ShapeInferenceContextRankKnown"], INDEX["TF_ShapeInferenceContextRank"]
+SHAPE_DIM, NEW_DIM = INDEX["TF_ShapeInferenceContextDim"], INDEX["TF_NewDimensionHandle"]
+DELETE_DIM = INDEX["TF_DeleteDimensionHandle"]
+DIM_KNOWN, DIM_VALUE = INDEX["TF_DimensionHandleValueKnown"], INDEX["TF_DimensionHandleValue"]
+SCALAR, VECTOR = (
+    INDEX["TF_ShapeInferenceContextScalar"],
+    INDEX["TF_ShapeInferenceContextVectorFromSize"],
+)
+CONCATENATE = INDEX["TF_ShapeInferenceContextConcatenateShapes"]
+UNKNOWN_SHAPE = INDEX["TF_ShapeInferenceContextSetUnknownShape"]
+
+
+def itemsize_of(dtype: int) -> int:
+    """The itemsize of TensorFlow's DT_FLOAT (1), DT_DOUBLE (2), DT_INT32 (3) and DT_INT64 (9)."""
+    return 4 if dtype in (1, 3) else 8
+
+
+def swap_last(geometry: Any, operand: int) -> None:
+    """Exchange an operand's last two axes, as `numpy.swapaxes` does."""
+    last = geometry[operand, NDIM] - 1
+    if last >= 1:
+        for words in (SHAPE, STRIDES):
+            kept = geometry[operand, words + last]
+            geometry[operand, words + last] = geometry[operand, words + last - 1]
+            geometry[operand, words + last - 1] = kept
+
+
+def compute(kernel: int, context: int) -> None:
+    """TensorFlow's ``compute`` function; `kernel` is the descriptor's address."""
+    words = frame_pointer(kernel)
+    api = frame_pointer(words[API])
+    table = carray(frame_pointer(words[TABLE]), words[TABLE_LENGTH])
+    n_inputs, n_operands = table[0], table[1]
+    status = call_word(api[NEW_STATUS])
+    tensors = np.zeros(n_operands, np.int64)
+    geometry = np.zeros((n_operands, GEOMETRY_WIDTH), np.int64)
+    good = True
+    for o in range(n_inputs):
+        call_word(api[GET_INPUT], context, o, tensors.ctypes.data + 8 * o, status)
+        good = good and tensors[o] != 0
+    if good:
+        dtype = call_int(api[TENSOR_TYPE], tensors[words[LEADER]])
+        for o in range(n_inputs):
+            own = words[OPERANDS + OPERAND_WIDTH * o + TYPE]
+            geometry[o, POINTER] = call_word(api[TENSOR_DATA], tensors[o])
+            geometry[o, 1] = itemsize_of(dtype if own == GENERIC else own)
+            geometry[o, NDIM] = call_int(api[NUM_DIMS], tensors[o])
+            for axis in range(geometry[o, NDIM]):
+                geometry[o, SHAPE + axis] = call_word(api[DIM], tensors[o], axis)
+            set_contiguous(geometry, o)
+            if words[OPERANDS + OPERAND_WIDTH * o + SWAPPED] != 0:
+                swap_last(geometry, o)
+        error = infer_shapes(table, geometry)
+        if error != 0:
+            call_word(words[FAIL], words[NUMBER], status, geometry.ctypes.data, error)
+            good = False
+    if good:
+        for o in range(n_inputs, n_operands):
+            own = words[OPERANDS + OPERAND_WIDTH * o + TYPE]
+            out_type = dtype if own == GENERIC else own
+            geometry[o, 1] = itemsize_of(out_type)
+            elements = set_contiguous(geometry, o)
+            tensors[o] = call_word(
+                api[ALLOCATE_OUTPUT],
+                context,
+                o - n_inputs,
+                out_type,
+                geometry.ctypes.data + 8 * (GEOMETRY_WIDTH * o + SHAPE),
+                geometry[o, NDIM],
+                elements * geometry[o, 1],
+                status,
+            )
+            good = good and tensors[o] != 0 and call_int(api[GET_CODE], status) == 0
+            if tensors[o] != 0:
+                geometry[o, POINTER] = call_word(api[TENSOR_DATA], tensors[o])
+    if good:
+        good = run_frame(words, table, geometry, dtype, status)
+    if not good:
+        call_word(api[FAILURE], context, status)
+    for o in range(n_operands):
+        if tensors[o] != 0:
+            call_word(api[DELETE_TENSOR], tensors[o])
+    call_word(api[DELETE_STATUS], status)
+
+
+def run_frame(words: Any, table: Any, geometry: Any, dtype: int, status: int) -> bool:
+    """Build the frame, choose serial or parallel, and run; False after an error."""
+    n_inputs, n_operands = table[0], table[1]
+    call = np.zeros((1 + n_operands, WIDTH), np.int64)
+    build_frame(table, geometry, call)
+    items = call[0, ITEMS]
+    if items == 0:
+        return True
+    layout = call[0, LAYOUT]
+    layouts = (1 << n_inputs) + 1
+    slots = frame_pointer(words[SLOTS])
+    slot = 2 * (dtype * layouts + (layouts - 1 if layout == GENERAL else layout))
+    if slots[slot] == 0:
+        call_word(words[REQUEST], words[NUMBER], dtype, layout, 0, status)
+    if slots[slot] == 0:
+        return False
+    state = frame_pointer(words[STATE])
+    steps = items
+    for axis in range(table[2]):
+        steps *= call[0, CORE + axis]
+    workers = 1
+    if steps * words[PICOSECONDS] >= 1000 * state[cpu.BREAK_EVEN]:
+        workers = state[cpu.WORKERS]
+    parallel = 0
+    if workers > 1 and items < workers:
+        if slots[slot + 1] == 0:
+            call_word(words[REQUEST], words[NUMBER], dtype, layout, 1, status)
+        if slots[slot + 1] == 0:
+            return False
+        parallel = max(slots[slot + 1], 0)
+    call_word(
+        words[RUN], words[STATE], slots[slot], parallel, call.ctypes.data, items, workers, words[GRAIN]
+    )
+    return True
+
+
+def infer(descriptor: int, context: int, status: int) -> None:
+    """The shape inference function: the same rules, with -1 for an unknown length."""
+    words = frame_pointer(descriptor)
+    api = frame_pointer(words[API])
+    table = carray(frame_pointer(words[TABLE]), words[TABLE_LENGTH])
+    n_inputs, n_operands = table[0], table[1]
+    geometry = np.zeros((n_operands, GEOMETRY_WIDTH), np.int64)
+    known = True
+    shape = call_word(api[NEW_SHAPE])
+    length = call_word(api[NEW_DIM])
+    for o in range(n_inputs):
+        call_word(api[SHAPE_INPUT], context, o, shape, status)
+        if (call_int(api[RANK_KNOWN], context, shape) & 255) == 0:
+            known = False
+            break
+        geometry[o, NDIM] = call_word(api[RANK], context, shape)
+        for axis in range(min(geometry[o, NDIM], STRIDES - SHAPE)):
+            call_word(api[SHAPE_DIM], context, shape, axis, length)
+            geometry[o, SHAPE + axis] = -1
+            if (call_int(api[DIM_KNOWN], length) & 255) != 0:
+                geometry[o, SHAPE + axis] = call_word(api[DIM_VALUE], length)
+        if words[OPERANDS + OPERAND_WIDTH * o + SWAPPED] != 0:
+            swap_last(geometry, o)
+    call_word(api[DELETE_DIM], length)
+    call_word(api[DELETE_SHAPE], shape)
+    if not known:
+        call_word(api[UNKNOWN_SHAPE], context, status)
+        return
+    if infer_shapes(table, geometry) != 0:
+        call_word(api[SET_STATUS], status, 3, words[MESSAGE])
+        return
+    for o in range(n_inputs, n_operands):
+        result = call_word(api[SCALAR], context)
+        for axis in range(geometry[o, NDIM]):
+            vector = call_word(api[VECTOR], context, geometry[o, SHAPE + axis])
+            call_word(api[CONCATENATE], context, result, vector, result, status)
+            call_word(api[DELETE_SHAPE], vector)
+        call_word(api[SET_OUTPUT], context, o - n_inputs, result, status)
+        call_word(api[DELETE_SHAPE], result)
+
+
+SET_OUTPUT = SHAPE_OUTPUT
+
+
+@functools.cache
+def compute_native() -> Any:
+    """`compute` as machine code, with the C signature that TensorFlow expects."""
+    helpers = {
+        "itemsize_of": compiler.jit(itemsize_of),
+        "swap_last": compiler.jit(swap_last),
+    }
+    helpers["run_frame"] = compiler.jit(compiler.specialise(run_frame, "tensorflow"))
+    return compiler.native(
+        types.void(types.int64, types.int64), compiler.specialise(compute, "tensorflow", **helpers)
+    )
+
+
+@functools.cache
+def infer_native() -> Any:
+    """`infer` as machine code, behind trampolines that add the descriptor."""
+    return compiler.native(
+        types.void(types.int64, types.int64, types.int64),
+        compiler.specialise(infer, "tensorflow", swap_last=compiler.jit(swap_last)),
+    )
+
+
+_ = frame

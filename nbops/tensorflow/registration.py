@@ -1,0 +1,272 @@
+"""From an `Op` to a TensorFlow op: its definition, its kernel, its Python wrapper and its gradient.
+
+The op's name in a graph is ``Nbops`` and its own in camel case, `matmul` is ``NbopsMatmul``. An op whose
+inputs are all matrices is registered in every combination of transposed inputs too (``NbopsMatmulTN`` reads
+its first matrix transposed), so that gradients need no copy of a transposed tensor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import traceback
+import types
+from dataclasses import dataclass, field
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import tensorflow as tf
+from llvmlite import ir
+from tensorflow.core.framework import op_def_pb2
+from tensorflow.python.framework import _pywrap_python_op_gen as op_gen
+from tensorflow.python.framework import op_def_registry
+
+from nbops import frame
+from nbops.op import Op
+from nbops.targets import cpu
+from nbops.tensorflow import native
+from nbops.tensorflow.c_api import ADDRESSES, INTERNAL, INVALID_ARGUMENT, function
+
+__all__ = ["Registered", "register", "registered_name"]
+
+FLOATS = (tf.float32, tf.float64)
+NUMBERS = (tf.float32, tf.float64, tf.int32, tf.int64)
+
+_pointer, _int, _text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p
+
+#: The registered variants; a descriptor's NUMBER is the index into it.
+_variants: list[Registered] = []
+
+
+@dataclass
+class Registered:
+    """One registered TensorFlow op: an nbops op, and which of its matrices it reads transposed."""
+
+    op: Op
+    swapped: tuple[bool, ...]
+    name: str
+    wrapper: Any = None
+    descriptor: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    keep: list[Any] = field(default_factory=list)  # memory and machine code that TensorFlow points to
+
+
+def allowed_dtypes(op: Op) -> tuple[tf.DType, ...]:
+    """What T can be: an op that promotes integers on arrays takes floating point only, as TensorFlow's do."""
+    return NUMBERS if op.types.integers == "keep" else FLOATS
+
+
+def registered_name(op: Op, swapped: tuple[bool, ...]) -> str:
+    """The op's name in a graph."""
+    base = "Nbops" + "".join(part.capitalize() for part in op.name.split("_"))
+    return base + ("".join("NT"[swap] for swap in swapped) if any(swapped) else "")
+
+
+def variants_of(op: Op) -> list[tuple[bool, ...]]:
+    """Which inputs the op's registered variants read transposed."""
+    if all(len(names) == 2 for names in op.signature.inputs):
+        return list(itertools.product((False, True), repeat=op.n_inputs))
+    return [(False,) * op.n_inputs]
+
+
+def register(ops: list[Op]) -> dict[tuple[str, tuple[bool, ...]], Registered]:
+    """Register ops and all their variants with TensorFlow.
+
+    Returns
+    -------
+    dict
+        By the op's name and the inputs that are read transposed.
+    """
+    found = [_define(op, swapped) for op in ops for swapped in variants_of(op)]
+    _make_wrappers(found)
+    for entry in found:
+        tf.RegisterGradient(entry.name)(_gradient(entry))
+    return {(entry.op.name, entry.swapped): entry for entry in found}
+
+
+# ---- definition and kernel --------------------------------------------------------------------------
+
+
+def _define(op: Op, swapped: tuple[bool, ...]) -> Registered:
+    name = registered_name(op, swapped)
+    serial = 2
+    while op_def_registry.get(name) is not None:  # a notebook cell that is run again
+        name = f"{registered_name(op, swapped)}V{serial}"
+        serial += 1
+    entry = Registered(op, swapped, name)
+    entry.descriptor = _descriptor(entry)
+    _variants.append(entry)
+    create, infer = _trampolines(entry)
+    status = function("TF_NewStatus", _pointer)()
+    builder = function("TF_NewOpDefinitionBuilder", _pointer, _text)(name.encode())
+    add = {
+        part: function(f"TF_OpDefinitionBuilderAdd{part}", None, _pointer, _text)
+        for part in ("Attr", "Input", "Output")
+    }
+    names = ", ".join(dtype.name if dtype not in FLOATS else _FLOAT_NAMES[dtype] for dtype in allowed_dtypes(op))
+    add["Attr"](builder, f"T: {{{names}}}".encode())
+    for argument, kind in zip(op.arguments, op.types.inputs, strict=True):
+        add["Input"](builder, f"{argument.lower()}: {kind}".encode())
+    outputs = ["out"] if len(op.types.outputs) == 1 else [f"out{i}" for i in range(len(op.types.outputs))]
+    for output, kind in zip(outputs, op.types.outputs, strict=True):
+        add["Output"](builder, f"{output}: {kind}".encode())
+    function("TF_OpDefinitionBuilderSetShapeInferenceFunction", None, _pointer, _pointer)(builder, infer)
+    function("TF_RegisterOpDefinition", None, _pointer, _pointer)(builder, status)
+    _raise_on_error(status, name)
+    compute = native.compute_native().address
+    new_kernel = function(
+        "TF_NewKernelBuilder", _pointer, _text, _text, _pointer, _pointer, _pointer
+    )
+    kernel = new_kernel(name.encode(), b"CPU", create, compute, None)
+    # takes ownership of the builder
+    function("TF_RegisterKernelBuilder", None, _text, _pointer, _pointer)(name.encode(), kernel, status)
+    _raise_on_error(status, name)
+    function("TF_DeleteStatus", None, _pointer)(status)
+    return entry
+
+
+_FLOAT_NAMES = {tf.float32: "float", tf.float64: "double"}
+
+
+def _raise_on_error(status: Any, name: str) -> None:
+    if function("TF_GetCode", _int, _pointer)(status):
+        message = function("TF_Message", _text, _pointer)(status).decode()
+        raise RuntimeError(f"TensorFlow refused to register {name}: {message}")
+
+
+def _descriptor(entry: Registered) -> np.ndarray:
+    op = entry.op
+    table = op.signature.table
+    layouts = (1 << op.n_inputs) + 1
+    entry.slots = np.zeros(2 * native.SLOT_TYPES * layouts, np.int64)
+    message = np.frombuffer(
+        f"{op.name}: the operands' shapes do not fit the signature {op.signature}\0".encode(), np.uint8
+    )
+    kinds = op.types.inputs + op.types.outputs
+    words = np.zeros(native.OPERANDS + native.OPERAND_WIDTH * len(kinds), np.int64)
+    words[native.API] = ADDRESSES()
+    words[native.STATE] = cpu.state_address
+    words[native.TABLE] = table.ctypes.data
+    words[native.TABLE_LENGTH] = table.size
+    words[native.SLOTS] = entry.slots.ctypes.data
+    words[native.RUN] = cpu.run_native().address
+    words[native.REQUEST] = _address(_request)
+    words[native.FAIL] = _address(_fail)
+    words[native.PICOSECONDS] = max(int(op.nanoseconds * 1000), 1)
+    words[native.GRAIN] = 64 if op.signature.is_elementwise else 1
+    words[native.MESSAGE] = message.ctypes.data
+    words[native.LEADER] = op.types.inputs.index("T") if "T" in op.types.inputs else 0
+    words[native.NUMBER] = len(_variants)
+    for index, kind in enumerate(kinds):
+        row = native.OPERANDS + native.OPERAND_WIDTH * index
+        words[row + native.TYPE] = native.GENERIC if kind == "T" else tf.as_dtype(kind).as_datatype_enum
+        words[row + native.SWAPPED] = index < op.n_inputs and entry.swapped[index]
+    entry.keep += [table, message]
+    return words
+
+
+def _trampolines(entry: Registered) -> tuple[int, int]:
+    """Two small machine functions that add the descriptor: TensorFlow passes no user data.
+
+    ``create(construction) -> descriptor`` and ``infer(context, status)``.
+    """
+    word = ir.IntType(64)
+    descriptor = word(int(entry.descriptor.ctypes.data))
+    module = ir.Module(entry.name)
+    create = ir.Function(module, ir.FunctionType(word, [word]), f"create_{entry.name}")
+    ir.IRBuilder(create.append_basic_block()).ret(descriptor)
+    infer = ir.Function(module, ir.FunctionType(ir.VoidType(), [word, word]), f"infer_{entry.name}")
+    builder = ir.IRBuilder(infer.append_basic_block())
+    target = ir.FunctionType(ir.VoidType(), [word] * 3).as_pointer()
+    address = word(native.infer_native().address)
+    builder.call(builder.inttoptr(address, target), [descriptor, *infer.args])
+    builder.ret_void()
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=1, jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine)
+    engine.finalize_object()
+    entry.keep.append(engine)
+    return (
+        engine.get_function_address(create.name),
+        engine.get_function_address(infer.name),
+    )
+
+
+# ---- what compiled code asks Python for --------------------------------------------------------------
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)
+def _request(number: int, dtype: int, layout: int, parallel: int, status: int) -> int:
+    """Compile a task and put its address into its slot."""
+    entry = _variants[number]
+    try:
+        op = entry.op
+        own = tf.as_dtype(dtype).as_numpy_dtype
+        kinds = op.types.inputs + op.types.outputs
+        dtypes = tuple(np.dtype(own if kind == "T" else kind) for kind in kinds)
+        address = op.kernel.task(dtypes, layout, parallel=bool(parallel))
+        layouts = (1 << op.n_inputs) + 1
+        column = layouts - 1 if layout == frame.GENERAL else layout
+        slot = 2 * (dtype * layouts + column) + parallel
+        entry.slots[slot] = address or native.NO_PARALLEL_TASK
+    except Exception:
+        _set_status(status, INTERNAL, f"{entry.op.name}: compiling failed\n{traceback.format_exc()}")
+    return 0
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)
+def _fail(number: int, status: int, geometry: int, code: int) -> int:
+    """Turn an error code of `frame.infer_shapes` into a status with the message that arrays get."""
+    op = _variants[number].op
+    n_operands = len(op.signature.operands)
+    words = (ctypes.c_int64 * (n_operands * frame.GEOMETRY_WIDTH)).from_address(geometry)
+    rows = np.frombuffer(words, np.int64).reshape(n_operands, frame.GEOMETRY_WIDTH)
+    message = op.signature.explain(code, rows, op.name, op.arguments)
+    _set_status(status, INVALID_ARGUMENT, message)
+    return 0
+
+
+def _set_status(status: int, code: int, message: str) -> None:
+    function("TF_SetStatus", None, _pointer, _int, _text)(status, code, message.encode())
+
+
+def _address(callback: Any) -> int:
+    return int(ctypes.cast(callback, ctypes.c_void_p).value or 0)
+
+
+# ---- Python wrapper and gradient ---------------------------------------------------------------------
+
+
+def _make_wrappers(entries: list[Registered]) -> None:
+    """Give each entry its Python function, made by the generator that ``tf.load_op_library`` uses."""
+    definitions = op_def_pb2.OpList(op=[op_def_registry.get(entry.name) for entry in entries])
+    module = types.ModuleType("nbops_registered_ops")
+    exec(op_gen.GetPythonWrappers(definitions.SerializeToString()), module.__dict__)
+    # the module has nbops_matmul, and NbopsMatmul for tf.raw_ops, which takes keywords only
+    exported = {_plain(name): value for name, value in vars(module).items() if name[0].islower()}
+    for entry in entries:
+        entry.wrapper = exported[_plain(entry.name)]
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _gradient(entry: Registered) -> Any:
+    def gradient(node: Any, *douts: Any) -> Any:
+        inputs = [
+            tf.linalg.matrix_transpose(x) if swap else x
+            for x, swap in zip(node.inputs, entry.swapped, strict=True)
+        ]
+        outputs = list(node.outputs)
+        given = [
+            tf.zeros_like(out) if dout is None else dout
+            for out, dout in zip(outputs, douts, strict=True)
+        ]
+        gradients = entry.op.pull_back(inputs, outputs, given)
+        return [
+            tf.linalg.matrix_transpose(x) if swap and x is not None else x
+            for x, swap in zip(gradients, entry.swapped, strict=True)
+        ]
+
+    return gradient
