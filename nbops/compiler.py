@@ -5,8 +5,7 @@ reassociated only where a loop says so with explicit accumulators.
 
 **One loop, several meanings.** `specialise` copies a function and replaces some of its globals, so that
 ``prange`` can be ``range`` in one copy, `numba.prange` in the next and a CUDA grid stride in a third. The
-loop's source is written once. http://numba.pydata.org has no official name for this; it works because a
-global is looked up when the copy is compiled.
+loop's source is written once; a global is looked up when the copy is compiled.
 
 **Cache.** Numba keys a cached kernel by its file and ``__qualname__`` and knows nothing of its callees, so
 two copies of one function would load each other's code, and a changed helper would load stale code. Each
@@ -17,16 +16,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 __all__ = ["digest", "jit", "native", "specialise"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
@@ -49,10 +49,11 @@ def _can_cache_file(_filename: str) -> bool:
     return True
 
 
-def jit(function: Callable[..., Any], **flags: Any) -> Any:
+def jit(function: F, **flags: Any) -> F:
     """Compile `function` lazily, in nopython mode, cached on disk where a folder is writable."""
     assert isinstance(function, FunctionType)
-    return numba.njit(cache=_can_cache(function), **FLAGS, **flags)(function)
+    compiled: F = numba.njit(cache=_can_cache(function), **FLAGS, **flags)(function)
+    return compiled
 
 
 def native(signature: Any, function: FunctionType) -> Any:
@@ -150,8 +151,3 @@ def _hash_value(value: Any, hasher: Any, seen: set[int]) -> None:
 def _stable(value: Any) -> bool:
     """Whether `repr` of a value is the same in every process."""
     return isinstance(value, str | bytes | int | float | complex | tuple | np.generic | np.dtype)
-
-
-def cache_disabled() -> bool:
-    """Whether the interpreter runs every loop (NUMBA_DISABLE_JIT=1)."""
-    return bool(numba.config.DISABLE_JIT) or os.environ.get("NUMBA_DISABLE_JIT", "0") == "1"

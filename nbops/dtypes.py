@@ -110,18 +110,13 @@ class Types:
         common = promote(generic) if generic else np.dtype(np.float64)
         if common.kind in "iu" and self.integers != "keep":
             common = (
-                np.dtype(np.float64)
-                if self.integers == "float64"
-                else np.result_type(common, np.float16)
+                np.dtype(np.float64) if self.integers == "float64" else np.result_type(common, np.float16)
             )
         for x, kind, argument in zip(operands, self.inputs, arguments, strict=True):
             if kind != "T" and np.dtype(kind).kind == "i" and np.asarray(x).dtype.kind not in "iu":
-                raise TypeError(
-                    f"{name}: {argument} has dtype {np.asarray(x).dtype}; expected integers"
-                )
+                raise TypeError(f"{name}: {argument} has dtype {np.asarray(x).dtype}; expected integers")
         loop = [
-            compute_dtype(common) if kind == "T" else np.dtype(kind)
-            for kind in self.inputs + self.outputs
+            compute_dtype(common) if kind == "T" else np.dtype(kind) for kind in self.inputs + self.outputs
         ]
         results = [common if kind == "T" else np.dtype(kind) for kind in self.outputs]
         return loop, results

@@ -22,6 +22,7 @@ are single elements, so that a long row can be split between cores.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +39,14 @@ __all__ = [
     "set_shape",
     "signature_table",
 ]
+
+
+class Words(Protocol):
+    """A table of int64: an array, or in compiled code also a pointer."""
+
+    def __getitem__(self, index: Any, /) -> int: ...
+    def __setitem__(self, index: Any, value: int, /) -> None: ...
+
 
 MAX_CORE = 8
 MAX_BATCH = 64  # NumPy's own limit on the number of axes
@@ -105,7 +114,7 @@ def describe(row: np.ndarray, array: np.ndarray) -> None:
 
 
 @jit
-def _error(kind, operand, axis, other, other_axis):  # type: ignore[no-untyped-def]
+def _error(kind: int, operand: int, axis: int, other: int, other_axis: int) -> int:
     return kind | operand << 8 | axis << 16 | other << 24 | other_axis << 32
 
 
@@ -115,7 +124,7 @@ def decode_error(code: int) -> tuple[int, int, int, int, int]:
 
 
 @jit
-def infer_shapes(table, geometry):  # type: ignore[no-untyped-def]
+def infer_shapes(table: Words, geometry: Words) -> int:
     """Write the outputs' shapes into `geometry`; return 0, or an encoded error.
 
     A length of -1 is unknown: it agrees with every length.
@@ -173,7 +182,7 @@ def infer_shapes(table, geometry):  # type: ignore[no-untyped-def]
 
 
 @jit
-def set_contiguous(geometry, operand):  # type: ignore[no-untyped-def]
+def set_contiguous(geometry: Words, operand: int) -> int:
     """Give an operand the strides of a C-contiguous array; return its number of elements."""
     elements = 1
     for i in range(geometry[operand, NDIM] - 1, -1, -1):
@@ -183,7 +192,7 @@ def set_contiguous(geometry, operand):  # type: ignore[no-untyped-def]
 
 
 @jit
-def build_frame(table, geometry, frame):  # type: ignore[no-untyped-def]
+def build_frame(table: Words, geometry: Words, frame: Words) -> None:
     """Fill `frame` from a geometry whose outputs are known and allocated."""
     n_operands = table[N_OPERANDS]
     last = n_operands - 1
@@ -232,7 +241,7 @@ def build_frame(table, geometry, frame):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _by_stride(table, geometry, operand, batch_rank):  # type: ignore[no-untyped-def]
+def _by_stride(table: Words, geometry: Words, operand: int, batch_rank: int) -> np.ndarray:
     """The batch axes in the order of the operand's strides, smallest first."""
     order = np.arange(batch_rank - 1, -1, -1)
     for i in range(1, batch_rank):
@@ -247,7 +256,7 @@ def _by_stride(table, geometry, operand, batch_rank):  # type: ignore[no-untyped
 
 
 @jit
-def _batch_stride(table, geometry, operand, axis, batch_rank):  # type: ignore[no-untyped-def]
+def _batch_stride(table: Words, geometry: Words, operand: int, axis: int, batch_rank: int) -> int:
     """The stride of an operand along an axis of the broadcast batch: 0 where it is repeated."""
     n_batch = geometry[operand, NDIM] - table[ROWS + ROW_WIDTH * operand]
     own = axis - (batch_rank - n_batch)
@@ -257,15 +266,12 @@ def _batch_stride(table, geometry, operand, axis, batch_rank):  # type: ignore[n
 
 
 @jit
-def _take_columns(frame, n_operands, merged):  # type: ignore[no-untyped-def]
+def _take_columns(frame: Words, n_operands: int, merged: int) -> int:
     """Make the innermost batch axis of an elementwise op its core axis."""
     layout = 0
     frame[0, CORE] = 1 if merged == 0 else frame[0, BATCH]
     for o in range(n_operands):
-        if merged == 0:
-            stride = frame[1 + o, ITEMSIZE]
-        else:
-            stride = frame[1 + o, BATCH]
+        stride = frame[1 + o, ITEMSIZE] if merged == 0 else frame[1 + o, BATCH]
         frame[1 + o, CORE] = stride
         if stride == 0 and o < n_operands - 1:
             layout |= 1 << o
@@ -285,7 +291,7 @@ def _take_columns(frame, n_operands, merged):  # type: ignore[no-untyped-def]
 
 
 @jit
-def item_offset(frame, row, item):  # type: ignore[no-untyped-def]
+def item_offset(frame: Words, row: int, item: int) -> int:
     """Bytes from an operand's first element to the first of its part in batch item `item`.
 
     `frame` is the flat table of words, as compiled tasks get it; `row` is 1 + the operand's number.
@@ -302,7 +308,7 @@ def item_offset(frame, row, item):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _count_steps(table, frame):  # type: ignore[no-untyped-def]
+def _count_steps(table: Words, frame: Words) -> int:
     """The innermost iterations of the loop: items times the product of the core sizes."""
     steps = frame[0, ITEMS]
     for axis in range(table[N_AXES]):

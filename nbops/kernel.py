@@ -25,8 +25,11 @@ from nbops import compiler
 from nbops.signature import Signature
 from nbops.targets.tasks import compile_task
 
-__all__ = ["Kernel", "Tasks", "lanes", "prange"]
+__all__ = ["Array", "Kernel", "Scalar", "Tasks", "lanes", "prange"]
 
+#: What a loop takes, and what a formula takes and gives: NumPy's when interpreted, Numba's when compiled.
+Array = Any
+Scalar = Any
 Loop = Callable[..., None]
 
 
@@ -66,9 +69,7 @@ class Kernel:
         Plain Python functions that the loop calls by these global names; compiled with it.
     """
 
-    def __init__(
-        self, loop: Loop, signature: Signature, name: str, **helpers: Callable[..., Any]
-    ) -> None:
+    def __init__(self, loop: Loop, signature: Signature, name: str, **helpers: Callable[..., Any]) -> None:
         self.signature = signature
         self.name = name
         self.loop = compiler.specialise(loop, name, **helpers) if helpers else loop
@@ -93,9 +94,7 @@ class Kernel:
                     found = self._compiled[key] = self._compile(dtypes, layout, parallel)
         return int(found[0])
 
-    def _compile(
-        self, dtypes: tuple[np.dtype[Any], ...], layout: int, parallel: bool
-    ) -> tuple[int, Any]:
+    def _compile(self, dtypes: tuple[np.dtype[Any], ...], layout: int, parallel: bool) -> tuple[int, Any]:
         tuned = self._tuner and self._tuner(dtypes, layout)
         if tuned:
             return (tuned.parallel if parallel else tuned.serial), tuned

@@ -146,9 +146,7 @@ class Op:
             )
         return tensorflow.call(self, operands, axes)
 
-    def _call_numpy(
-        self, values: list[Any], out: Any, axes: Axes | None, target: str | None
-    ) -> Any:
+    def _call_numpy(self, values: list[Any], out: Any, axes: Axes | None, target: str | None) -> Any:
         loop_dtypes, result_dtypes = self.types.resolve(values, self.name, self.arguments)
         inputs = [arrays.native(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
         moved = _Axes(self, axes)
@@ -208,9 +206,7 @@ class Op:
                 )
         return results
 
-    def _clashes(
-        self, output: np.ndarray, inputs: list[np.ndarray], outputs: list[np.ndarray]
-    ) -> bool:
+    def _clashes(self, output: np.ndarray, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> bool:
         """Whether writing `output` could change what is still to be read."""
         for other in [*inputs, *(o for o in outputs if o is not output)]:
             if np.may_share_memory(output, other):
@@ -247,9 +243,7 @@ class Op:
 
     def _work(self, table: np.ndarray, operands: Sequence[np.ndarray]) -> dispatch.Work:
         items, steps = frame.count_steps(self.signature.table, table)
-        return dispatch.Work(
-            items, steps, sum(x.nbytes for x in operands), self.nanoseconds
-        )
+        return dispatch.Work(items, steps, sum(x.nbytes for x in operands), self.nanoseconds)
 
     # ---- derivatives --------------------------------------------------------------------------------
 
@@ -469,9 +463,7 @@ def elementwise(
     return _elementwise(formula, name, integers, nanoseconds)
 
 
-def _elementwise(
-    formula: Callable[..., Any], name: str | None, integers: Integers, nanoseconds: float
-) -> Op:
+def _elementwise(formula: Callable[..., Any], name: str | None, integers: Integers, nanoseconds: float) -> Op:
     from nbops.ops import nests
 
     own_name = name or formula.__name__

@@ -145,16 +145,12 @@ class Signature:
         self.check(frame.infer_shapes(self.table, geometry), geometry, name, arguments)
         return [frame.get_shape(row) for row in geometry[len(self.inputs) :]]
 
-    def check(
-        self, code: int, geometry: np.ndarray, name: str, arguments: Sequence[str]
-    ) -> None:
+    def check(self, code: int, geometry: np.ndarray, name: str, arguments: Sequence[str]) -> None:
         """Raise the ValueError that `frame.infer_shapes` encoded, if any."""
         if code:
             raise ValueError(self.explain(code, geometry, name, arguments))
 
-    def explain(
-        self, code: int, geometry: np.ndarray, name: str, arguments: Sequence[str]
-    ) -> str:
+    def explain(self, code: int, geometry: np.ndarray, name: str, arguments: Sequence[str]) -> str:
         """What a nonzero result of `frame.infer_shapes` means, in words."""
         kind, operand, axis, other, other_axis = frame.decode_error(code)
         shapes = [frame.get_shape(row) for row in geometry[: len(self.inputs)]]

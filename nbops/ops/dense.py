@@ -5,17 +5,19 @@ The product, the bias and the activation touch each output row while it is in th
 
     dx = dz @ w.T        dw, db = x.T @ dz, Σ dz     (one op for both)
 
-A TensorFlow graph with matmul, add and an activation in a row says the same; write ``dense`` to have it fused.
+A TensorFlow graph with matmul, add and an activation in a row says the same; write ``dense`` to have it
+fused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from nbops import arrays
-from nbops.kernel import Kernel, lanes, prange
+from nbops.kernel import Array, Kernel, lanes, prange
 from nbops.op import Op, op
 from nbops.ops.elementwise import relu, relu_gradient, sigmoid, sigmoid_gradient, tanh, tanh_gradient
 from nbops.ops.products import matmul
@@ -27,27 +29,27 @@ __all__ = ["dense"]
 # ---- activations of one row, in place ---------------------------------------------------------------
 
 
-def linear_row(row):  # type: ignore[no-untyped-def]
+def linear_row(row: Array) -> None:
     pass
 
 
-def relu_row(row):  # type: ignore[no-untyped-def]
+def relu_row(row: Array) -> None:
     for j in range(row.shape[0]):
         row[j] = 0 if row[j] < 0 else row[j]
 
 
-def sigmoid_row(row):  # type: ignore[no-untyped-def]
+def sigmoid_row(row: Array) -> None:
     one = row.dtype.type(1)
     for j in range(row.shape[0]):
         row[j] = one / (one + np.exp(-row[j]))
 
 
-def tanh_row(row):  # type: ignore[no-untyped-def]
+def tanh_row(row: Array) -> None:
     for j in range(row.shape[0]):
         row[j] = np.tanh(row[j])
 
 
-def softmax_row(row):  # type: ignore[no-untyped-def]
+def softmax_row(row: Array) -> None:
     if row.shape[0] == 0:
         return
     peak = row[0]
@@ -69,7 +71,7 @@ def activate(row: Any) -> None:
 # ---- forward ----------------------------------------------------------------------------------------
 
 
-def dense_loop(x, w, b, out):  # type: ignore[no-untyped-def]
+def dense_loop(x: Array, w: Array, b: Array, out: Array) -> None:
     """``out[i] = activate(Σ x[i, p] w[p] + b)``, row by row."""
     for i in prange(x.shape[0]):
         for j in lanes(w.shape[1]):
@@ -82,9 +84,7 @@ def dense_loop(x, w, b, out):  # type: ignore[no-untyped-def]
 
 def _dense_op(name: str, row: Any, derivative: Any) -> Op:
     """The dense op with one activation; `derivative(out, dout)` is its gradient."""
-    result = op("(m,k),(k,n),(n)->(m,n)", name=f"dense_{name}", integers="float", nanoseconds=0.1)(
-        dense_loop
-    )
+    result = op("(m,k),(k,n),(n)->(m,n)", name=f"dense_{name}", integers="float", nanoseconds=0.1)(dense_loop)
     result.kernel = Kernel(dense_loop, result.signature, result.name, activate=row)
 
     @result.gradient
@@ -100,7 +100,7 @@ def _dense_op(name: str, row: Any, derivative: Any) -> Op:
 
 
 @op("(m,k),(m,n)->(k,n),(n)", nanoseconds=0.1)
-def dense_weight_gradient(x, dz, dw, db):  # type: ignore[no-untyped-def]
+def dense_weight_gradient(x: Array, dz: Array, dw: Array, db: Array) -> None:
     """``dw = x.T @ dz`` and ``db = Σ dz``, the gradients of a dense layer's weights and bias."""
     for j in lanes(dz.shape[1]):
         db[j] = 0
@@ -130,7 +130,13 @@ _by_activation = {
         ("softmax", softmax_row, lambda out, dout: softmax_gradient(None, out, dout)),
     )
 }
-_unfused = {"linear": lambda z: z, "relu": relu, "sigmoid": sigmoid, "tanh": tanh, "softmax": softmax}
+_unfused: dict[str, Callable[..., Any]] = {
+    "linear": lambda z: z,
+    "relu": relu,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "softmax": softmax,
+}
 
 
 def activation_name(activation: Any) -> str:
@@ -145,7 +151,9 @@ def activation_name(activation: Any) -> str:
         return "linear"
     name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
     if name not in _by_activation:
-        raise ValueError(f"dense: unknown activation {name!r}; expected None or one of {list(_by_activation)}")
+        raise ValueError(
+            f"dense: unknown activation {name!r}; expected None or one of {list(_by_activation)}"
+        )
     return name
 
 

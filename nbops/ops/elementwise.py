@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nbops.kernel import Scalar
 from nbops.op import elementwise
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 
 
 @elementwise
-def add(x, y):  # type: ignore[no-untyped-def]
+def add(x: Scalar, y: Scalar) -> Scalar:
     """The sum of two arrays, element by element.
 
     Examples
@@ -52,7 +53,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def subtract(x, y):  # type: ignore[no-untyped-def]
+def subtract(x: Scalar, y: Scalar) -> Scalar:
     """The difference of two arrays, element by element.
 
     Examples
@@ -70,7 +71,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def multiply(x, y):  # type: ignore[no-untyped-def]
+def multiply(x: Scalar, y: Scalar) -> Scalar:
     """The product of two arrays, element by element.
 
     Examples
@@ -89,7 +90,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise(integers="float64", nanoseconds=0.6)
-def divide(x, y):  # type: ignore[no-untyped-def]
+def divide(x: Scalar, y: Scalar) -> Scalar:
     """The quotient of two arrays, element by element; x / 0 is ±inf and 0 / 0 is NaN.
 
     Examples
@@ -107,7 +108,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def negative(x):  # type: ignore[no-untyped-def]
+def negative(x: Scalar) -> Scalar:
     """-x, element by element; negative(0.0) is -0.0.
 
     Examples
@@ -128,7 +129,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def maximum(x, y):  # type: ignore[no-untyped-def]
+def maximum(x: Scalar, y: Scalar) -> Scalar:
     """The larger of two elements; NaN if either is NaN. Where they are equal, it is the first.
 
     The gradient goes to the element that was taken: to x where they are equal.
@@ -148,7 +149,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def minimum(x, y):  # type: ignore[no-untyped-def]
+def minimum(x: Scalar, y: Scalar) -> Scalar:
     """The smaller of two elements; NaN if either is NaN. Where they are equal, it is the first.
 
     The gradient goes to the element that was taken: to x where they are equal.
@@ -168,7 +169,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def keep_where_not_less(x, y, value):  # type: ignore[no-untyped-def]
+def keep_where_not_less(x: Scalar, y: Scalar, value: Scalar) -> Scalar:
     """value where x >= y, else 0: what the gradient of maximum gives to x."""
     return value if x >= y else type(value)(0)
 
@@ -179,7 +180,7 @@ def _(x: Any, y: Any, value: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def keep_where_less(x, y, value):  # type: ignore[no-untyped-def]
+def keep_where_less(x: Scalar, y: Scalar, value: Scalar) -> Scalar:
     """0 where x >= y, else value: what the gradient of maximum gives to y."""
     return type(value)(0) if x >= y else value
 
@@ -190,7 +191,7 @@ def _(x: Any, y: Any, value: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def relu(x):  # type: ignore[no-untyped-def]
+def relu(x: Scalar) -> Scalar:
     """The positive part of x: 0 where x < 0, else x. NaN stays NaN; relu(-inf) is 0.
 
     The gradient at 0 is 0.
@@ -210,7 +211,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def relu_gradient(y, dy):  # type: ignore[no-untyped-def]
+def relu_gradient(y: Scalar, dy: Scalar) -> Scalar:
     """dy where y > 0, else 0: the derivative of relu in terms of its result y."""
     return dy if y > 0 else type(dy)(0)
 
@@ -221,7 +222,7 @@ def _(y: Any, dy: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def add_relu(x, y):  # type: ignore[no-untyped-def]
+def add_relu(x: Scalar, y: Scalar) -> Scalar:
     """relu(x + y) in one pass over memory.
 
     Examples
@@ -244,7 +245,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise(integers="float", nanoseconds=4.0)
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x: Scalar) -> Scalar:
     """e to the power x; exp(-inf) is 0, and too large an x gives inf.
 
     Examples
@@ -262,7 +263,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise(integers="float", nanoseconds=5.0)
-def log(x):  # type: ignore[no-untyped-def]
+def log(x: Scalar) -> Scalar:
     """The natural logarithm; log(0) is -inf, and NaN below 0.
 
     Examples
@@ -280,7 +281,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise(integers="float", nanoseconds=1.0)
-def sqrt(x):  # type: ignore[no-untyped-def]
+def sqrt(x: Scalar) -> Scalar:
     """The square root; NaN below 0, and sqrt(-0.0) is -0.0.
 
     Examples
@@ -298,7 +299,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise(integers="float", nanoseconds=8.0)
-def tanh(x):  # type: ignore[no-untyped-def]
+def tanh(x: Scalar) -> Scalar:
     """The hyperbolic tangent.
 
     Examples
@@ -316,7 +317,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def tanh_gradient(y, dy):  # type: ignore[no-untyped-def]
+def tanh_gradient(y: Scalar, dy: Scalar) -> Scalar:
     """dy (1 - y²), the derivative of tanh in terms of its result y."""
     return dy * (type(y)(1) - y * y)
 
@@ -327,7 +328,7 @@ def _(y: Any, dy: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise(integers="float", nanoseconds=6.0)
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x: Scalar) -> Scalar:
     """1 / (1 + exp(-x)), the logistic function.
 
     Examples
@@ -345,7 +346,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
 
 
 @elementwise
-def sigmoid_gradient(y, dy):  # type: ignore[no-untyped-def]
+def sigmoid_gradient(y: Scalar, dy: Scalar) -> Scalar:
     """dy · y (1 - y), the derivative of sigmoid in terms of its result y."""
     return dy * y * (type(y)(1) - y)
 

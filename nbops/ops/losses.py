@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
+from nbops.kernel import Array
 from nbops.op import op
 from nbops.ops.elementwise import multiply, subtract
 from nbops.ops.products import vecdot
@@ -34,7 +35,7 @@ EPSILON = 1e-7  # keras.config.epsilon()
 
 
 @op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=5.0)
-def crossentropy_from_logits(label, x, out):  # type: ignore[no-untyped-def]
+def crossentropy_from_logits(label: Array, x: Array, out: Array) -> None:
     """``log Σ exp(x - m) - (x[label] - m)``."""
     index = label[()]
     if index < 0 or index >= x.shape[0]:
@@ -55,7 +56,7 @@ def _(label: Any, x: Any, out: Any, dout: Any) -> Any:
 
 
 @op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=6.0)
-def crossentropy_from_logits_gradient(label, x, dout, out):  # type: ignore[no-untyped-def]
+def crossentropy_from_logits_gradient(label: Array, x: Array, dout: Array, out: Array) -> None:
     """``dout (softmax(x) - onehot(label))``."""
     index = label[()]
     if x.shape[0] == 0:
@@ -86,7 +87,7 @@ def _(label: Any, x: Any, dout: Any, out: Any, upstream: Any) -> Any:
 
 
 @op("(),(n)->()", types="int64,T->T")
-def take_label(label, x, out):  # type: ignore[no-untyped-def]
+def take_label(label: Array, x: Array, out: Array) -> None:
     """``x[label]``, or NaN (0 for integers) where there is no such element."""
     index = label[()]
     if index < 0 or index >= x.shape[0]:
@@ -99,7 +100,7 @@ def take_label(label, x, out):  # type: ignore[no-untyped-def]
 
 
 @op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=2.0)
-def crossentropy_from_probabilities(label, p, out):  # type: ignore[no-untyped-def]
+def crossentropy_from_probabilities(label: Array, p: Array, out: Array) -> None:
     """``log Σ p - log p[label]`` with p clipped to [ε, 1 - ε]."""
     index = label[()]
     if index < 0 or index >= p.shape[0]:
@@ -120,7 +121,7 @@ def _(label: Any, p: Any, out: Any, dout: Any) -> Any:
 
 
 @op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=2.0)
-def crossentropy_from_probabilities_gradient(label, p, dout, out):  # type: ignore[no-untyped-def]
+def crossentropy_from_probabilities_gradient(label: Array, p: Array, dout: Array, out: Array) -> None:
     """``dout (1 / Σ p - onehot(label) / p[label])``, and 0 where p was clipped."""
     index = label[()]
     low, high = out.dtype.type(EPSILON), out.dtype.type(1 - EPSILON)
@@ -145,7 +146,9 @@ def _(label: Any, p: Any, dout: Any, out: Any, upstream: Any) -> Any:
 
 
 @op("(),(n),(),(n)->(n)", types="int64,T,T,T->T", integers="float", nanoseconds=2.0)
-def crossentropy_from_probabilities_curvature(label, p, dout, upstream, out):  # type: ignore[no-untyped-def]
+def crossentropy_from_probabilities_curvature(
+    label: Array, p: Array, dout: Array, upstream: Array, out: Array
+) -> None:
     """The gradient's gradient by p: ``dout (onehot(label) u[label] / p[label]² - Σ u / (Σ p)²)``."""
     index = label[()]
     low, high = out.dtype.type(EPSILON), out.dtype.type(1 - EPSILON)

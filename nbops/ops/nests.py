@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbops.kernel import lanes
+from nbops.kernel import Loop, lanes
 
 __all__ = ["BY_ARITY", "binary", "ternary", "unary"]
 
@@ -33,4 +33,4 @@ def ternary(x: Any, y: Any, z: Any, out: Any) -> None:
         out[j] = formula(x[j], y[j], z[j])
 
 
-BY_ARITY = {1: unary, 2: binary, 3: ternary}
+BY_ARITY: dict[int, Loop] = {1: unary, 2: binary, 3: ternary}

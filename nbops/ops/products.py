@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbops.kernel import lanes, prange
+from nbops.kernel import Array, lanes, prange
 from nbops.op import op
 from nbops.ops.elementwise import multiply
 from nbops.ops.shapes import expand_dims, reshape, shape_of, transpose
@@ -21,7 +21,7 @@ _AS_IS, _TRANSPOSED = (-2, -1), (-1, -2)
 
 
 @op("(n),(n)->()", nanoseconds=0.8)
-def vecdot(x, y, out):  # type: ignore[no-untyped-def]
+def vecdot(x: Array, y: Array, out: Array) -> None:
     """The dot product of two vectors, ``out = Σ x[i] y[i]``; 0 for empty ones.
 
     Parameters
@@ -56,7 +56,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 
 
 @op("(m,n),(n)->(m)", nanoseconds=0.8)
-def matvec(a, x, out):  # type: ignore[no-untyped-def]
+def matvec(a: Array, x: Array, out: Array) -> None:
     """A matrix times a vector, ``out[i] = Σ a[i, j] x[j]``.
 
     Parameters
@@ -92,7 +92,7 @@ def _(a: Any, x: Any, out: Any, dout: Any) -> Any:
 
 
 @op("(m),(m,n)->(n)", nanoseconds=0.3)
-def vecmat(x, a, out):  # type: ignore[no-untyped-def]
+def vecmat(x: Array, a: Array, out: Array) -> None:
     """A vector times a matrix, ``out[j] = Σ x[i] a[i, j]``.
 
     Parameters
@@ -128,7 +128,7 @@ def _(x: Any, a: Any, out: Any, dout: Any) -> Any:
 
 
 @op("(m,k),(k,n)->(m,n)", nanoseconds=0.1)
-def matmul(a, b, out):  # type: ignore[no-untyped-def]
+def matmul(a: Array, b: Array, out: Array) -> None:
     """The matrix product, ``out[i, j] = Σ a[i, p] b[p, j]``.
 
     Parameters

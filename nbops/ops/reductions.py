@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
-from nbops.kernel import lanes
+from nbops.kernel import Array, lanes
 from nbops.op import op
 from nbops.ops.elementwise import divide
 from nbops.ops.shapes import broadcast_like, expand_dims, reshape, shape_of, transpose
@@ -24,7 +24,7 @@ BLOCK = 256
 
 
 @op("(n)->()", nanoseconds=0.8)
-def sum_row(x, out):  # type: ignore[no-untyped-def]
+def sum_row(x: Array, out: Array) -> None:
     """The sum of a row, in blocks."""
     total = out.dtype.type(0)
     for start in range(0, x.shape[0], BLOCK):
@@ -42,7 +42,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
 
 
 @op("(m,n)->(n)", nanoseconds=0.3)
-def sum_rows(x, out):  # type: ignore[no-untyped-def]
+def sum_rows(x: Array, out: Array) -> None:
     """The sum of a matrix's rows."""
     for j in lanes(x.shape[1]):
         out[j] = 0

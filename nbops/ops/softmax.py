@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nbops.kernel import Array
 from nbops.op import Op, op
 from nbops.ops.elementwise import exp, multiply, subtract
 from nbops.ops.products import vecdot
@@ -20,7 +21,7 @@ __all__ = ["log_softmax", "softmax"]
 
 
 @op("(n)->(n)", name="softmax", integers="float", nanoseconds=6.0)
-def softmax_last(x, out):  # type: ignore[no-untyped-def]
+def softmax_last(x: Array, out: Array) -> None:
     """``out[j] = exp(x[j] - m) / Σ exp(x[i] - m)`` with m the row's maximum."""
     if x.shape[0] == 0:
         return
@@ -43,7 +44,7 @@ def softmax_gradient(x: Any, out: Any, dout: Any) -> Any:
 
 
 @op("(n)->(n)", name="log_softmax", integers="float", nanoseconds=6.0)
-def log_softmax_last(x, out):  # type: ignore[no-untyped-def]
+def log_softmax_last(x: Array, out: Array) -> None:
     """``out[j] = x[j] - m - log Σ exp(x[i] - m)`` with m the row's maximum."""
     if x.shape[0] == 0:
         return

@@ -51,9 +51,7 @@ def _spread_compiled() -> Any:
     return compiler.jit(twin, parallel=True)
 
 
-def run(
-    state: int, serial: int, parallel: int, frame: int, items: int, workers: int, grain: int
-) -> None:
+def run(state: int, serial: int, parallel: int, frame: int, items: int, workers: int, grain: int) -> None:
     """Run a task over its items, on several cores where that is allowed.
 
     `serial` and `parallel` are addresses of tasks; `parallel` may be 0. With at least as many items as
@@ -152,6 +150,4 @@ def launch(serial: int, parallel: int, frame: np.ndarray, workers: int, grain: i
     """Run the tasks of a frame from Python; see `run`."""
     items = int(frame[0, 0])
     if items:
-        _run_from_python()(
-            state_address, serial, parallel, frame.ctypes.data, items, workers, grain
-        )
+        _run_from_python()(state_address, serial, parallel, frame.ctypes.data, items, workers, grain)

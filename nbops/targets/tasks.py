@@ -8,18 +8,18 @@ loop is, and no loop when a caller is. That keeps compile time proportional to t
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 from numba.np.numpy_support import from_dtype
 
 from nbops import compiler
-from nbops.frame import BATCH, CORE, GENERAL, ROW_WIDTH, ROWS, WIDTH, item_offset
+from nbops.frame import CORE, GENERAL, ROW_WIDTH, ROWS, WIDTH, item_offset
 from nbops.signature import Signature
 
 __all__ = ["TASK", "call_task", "compile_task", "frame_pointer"]
@@ -90,7 +90,7 @@ def compile_task(
 
     kind = f"{name}_{'parallel' if parallel else 'serial'}"
     ranges = {"prange": numba.prange if parallel else range, "lanes": range}
-    twin = compiler.specialise(function, kind, **ranges)
+    twin = compiler.specialise(function, kind, **ranges, **_modules_with(ranges, function))
     options = {"parallel": True} if parallel else {"forceinline": True}
     compiled_loop = numba.njit(**compiler.FLAGS, **options)(twin)
     template = run_elements if signature.is_elementwise else run_items
@@ -103,9 +103,21 @@ def compile_task(
     return compiler.native(TASK, task)
 
 
-def _operands_intrinsic(
-    signature: Signature, dtypes: tuple[np.dtype, ...], layout: int
-) -> Any:
+def _modules_with(ranges: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    """What stands in for nbops in a loop that writes ``nbops.prange``: a module with these ranges.
+
+    It is called numba because Numba knows a parallel loop by the name ``numba.prange``.
+    """
+    stand_in = ModuleType("numba")
+    vars(stand_in).update(ranges)
+    return {
+        name: stand_in
+        for name, value in getattr(function, "__globals__", {}).items()
+        if isinstance(value, ModuleType) and value.__name__ == "nbops"
+    }
+
+
+def _operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layout: int) -> Any:
     """An intrinsic ``operands(frame, item, first, count)`` that returns an item's arrays as a tuple."""
     elementwise = signature.is_elementwise
     order = "A" if layout == GENERAL else "C"
@@ -129,7 +141,7 @@ def _operands_intrinsic(
             def offset(row: int) -> Any:
                 return context.compile_internal(
                     builder,
-                    item_offset.py_func,
+                    getattr(item_offset, "py_func", item_offset),
                     types.int64(FRAME, types.int64, types.int64),
                     [frame_, word(row), item_],
                 )
@@ -204,11 +216,7 @@ def swap_if_zero(typingctx: Any, address: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         pointer = frame_pointer_value(builder, arguments[0])
-        result = builder.cmpxchg(
-            pointer, ir.IntType(64)(0), arguments[1], "acq_rel", "monotonic"
-        )
+        result = builder.cmpxchg(pointer, ir.IntType(64)(0), arguments[1], "acq_rel", "monotonic")
         return builder.zext(builder.extract_value(result, 1), ir.IntType(64))
 
     return types.int64(types.int64, types.int64), codegen
-
-

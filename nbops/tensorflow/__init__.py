@@ -112,8 +112,7 @@ def _call_with_axes(op: Op, tensors: list[Any], axes: Any) -> Any:
     pattern = tuple(swapped)
     if pattern not in registration.variants_of(op):
         tensors = [
-            tf.linalg.matrix_transpose(x) if swap else x
-            for x, swap in zip(tensors, pattern, strict=True)
+            tf.linalg.matrix_transpose(x) if swap else x for x, swap in zip(tensors, pattern, strict=True)
         ]
         pattern = (False,) * op.n_inputs
     result = _call_last(op, tensors, pattern)

@@ -4,7 +4,7 @@ The functions are exported by ``libtensorflow_framework`` and declared in the he
 ``kernels.h`` and ``tf_tensor.h`` that the wheel ships. A header comment calls the API alpha, so every symbol
 is probed once, and where one is missing nbops falls back to ``tf.numpy_function``.
 
-Compiled code gets the addresses through a table in memory (`ADDRESSES`), not as constants: it can then be
+Compiled code gets the addresses through a table in memory (`address_table`), not as constants: it can then be
 cached on disk.
 """
 
@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["ADDRESSES", "INDEX", "function", "missing_symbols"]
+__all__ = ["INDEX", "address_table", "function", "missing_symbols"]
 
 OK, INVALID_ARGUMENT, INTERNAL = 0, 3, 13
 
@@ -98,7 +98,7 @@ def function(name: str, result: Any, *arguments: Any) -> Any:
 
 
 @functools.cache
-def _address_table() -> np.ndarray:
+def _addresses() -> np.ndarray:
     library = _library()
     return np.array(
         [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in CALLED_BY_KERNELS],
@@ -106,9 +106,9 @@ def _address_table() -> np.ndarray:
     )
 
 
-def ADDRESSES() -> int:
+def address_table() -> int:
     """Where the table of the kernels' functions lies."""
-    return int(_address_table().ctypes.data)
+    return int(_addresses().ctypes.data)
 
 
 def _caller(result: Any, width: int) -> Any:

@@ -23,8 +23,7 @@ def call(op: Op, tensors: Sequence[Any], swapped: tuple[bool, ...]) -> Any:
     @tf.custom_gradient
     def run(*inputs: Any) -> Any:
         plain = [
-            tf.linalg.matrix_transpose(x) if swap else x
-            for x, swap in zip(inputs, swapped, strict=True)
+            tf.linalg.matrix_transpose(x) if swap else x for x, swap in zip(inputs, swapped, strict=True)
         ]
         leader = next(x.dtype for x, kind in zip(plain, op.types.inputs, strict=True) if kind == "T")
         dtypes = [leader if kind == "T" else tf.as_dtype(kind) for kind in op.types.outputs]

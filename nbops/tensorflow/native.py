@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import carray, types
 
-from nbops import compiler, frame
+from nbops import compiler
 from nbops.frame import (
     CORE,
     GENERAL,
@@ -33,12 +33,14 @@ from nbops.frame import (
 )
 from nbops.targets import cpu
 from nbops.targets.tasks import frame_pointer
-from nbops.tensorflow.c_api import INDEX, call_int, call_word
+from nbops.tensorflow.c_api import INDEX, INVALID_ARGUMENT, call_int, call_word
 
 __all__ = ["compute_native", "infer_native"]
 
 # The descriptor's words. Behind them, one row per operand: which dtype it has, and whether it is swapped.
-API, STATE, TABLE, TABLE_LENGTH, SLOTS, RUN, REQUEST, FAIL, PICOSECONDS, GRAIN, MESSAGE, LEADER, NUMBER = range(13)
+API, STATE, TABLE, TABLE_LENGTH, SLOTS, RUN, REQUEST, FAIL, PICOSECONDS, GRAIN, MESSAGE, LEADER, NUMBER = (
+    range(13)
+)
 OPERANDS = 16
 TYPE, SWAPPED, OPERAND_WIDTH = 0, 1, 2
 GENERIC = 0  # an operand of type T
@@ -171,9 +173,7 @@ def run_frame(words: Any, table: Any, geometry: Any, dtype: int, status: int) ->
         if slots[slot + 1] == 0:
             return False
         parallel = max(slots[slot + 1], 0)
-    call_word(
-        words[RUN], words[STATE], slots[slot], parallel, call.ctypes.data, items, workers, words[GRAIN]
-    )
+    call_word(words[RUN], words[STATE], slots[slot], parallel, call.ctypes.data, items, workers, words[GRAIN])
     return True
 
 
@@ -206,7 +206,7 @@ def infer(descriptor: int, context: int, status: int) -> None:
         call_word(api[UNKNOWN_SHAPE], context, status)
         return
     if infer_shapes(table, geometry) != 0:
-        call_word(api[SET_STATUS], status, 3, words[MESSAGE])
+        call_word(api[SET_STATUS], status, INVALID_ARGUMENT, words[MESSAGE])
         return
     for o in range(n_inputs, n_operands):
         result = call_word(api[SCALAR], context)
@@ -214,17 +214,14 @@ def infer(descriptor: int, context: int, status: int) -> None:
             vector = call_word(api[VECTOR], context, geometry[o, SHAPE + axis])
             call_word(api[CONCATENATE], context, result, vector, result, status)
             call_word(api[DELETE_SHAPE], vector)
-        call_word(api[SET_OUTPUT], context, o - n_inputs, result, status)
+        call_word(api[SHAPE_OUTPUT], context, o - n_inputs, result, status)
         call_word(api[DELETE_SHAPE], result)
-
-
-SET_OUTPUT = SHAPE_OUTPUT
 
 
 @functools.cache
 def compute_native() -> Any:
     """`compute` as machine code, with the C signature that TensorFlow expects."""
-    helpers = {
+    helpers: dict[str, Any] = {
         "itemsize_of": compiler.jit(itemsize_of),
         "swap_last": compiler.jit(swap_last),
     }
@@ -241,6 +238,3 @@ def infer_native() -> Any:
         types.void(types.int64, types.int64, types.int64),
         compiler.specialise(infer, "tensorflow", swap_last=compiler.jit(swap_last)),
     )
-
-
-_ = frame

@@ -26,7 +26,7 @@ from nbops import frame
 from nbops.op import Op
 from nbops.targets import cpu
 from nbops.tensorflow import native
-from nbops.tensorflow.c_api import ADDRESSES, INTERNAL, INVALID_ARGUMENT, function
+from nbops.tensorflow.c_api import INTERNAL, INVALID_ARGUMENT, address_table, function
 
 __all__ = ["Registered", "register", "registered_name"]
 
@@ -104,7 +104,7 @@ def _define(op: Op, swapped: tuple[bool, ...]) -> Registered:
         part: function(f"TF_OpDefinitionBuilderAdd{part}", None, _pointer, _text)
         for part in ("Attr", "Input", "Output")
     }
-    names = ", ".join(dtype.name if dtype not in FLOATS else _FLOAT_NAMES[dtype] for dtype in allowed_dtypes(op))
+    names = ", ".join(_ATTRIBUTE_NAMES.get(dtype, dtype.name) for dtype in allowed_dtypes(op))
     add["Attr"](builder, f"T: {{{names}}}".encode())
     for argument, kind in zip(op.arguments, op.types.inputs, strict=True):
         add["Input"](builder, f"{argument.lower()}: {kind}".encode())
@@ -115,9 +115,7 @@ def _define(op: Op, swapped: tuple[bool, ...]) -> Registered:
     function("TF_RegisterOpDefinition", None, _pointer, _pointer)(builder, status)
     _raise_on_error(status, name)
     compute = native.compute_native().address
-    new_kernel = function(
-        "TF_NewKernelBuilder", _pointer, _text, _text, _pointer, _pointer, _pointer
-    )
+    new_kernel = function("TF_NewKernelBuilder", _pointer, _text, _text, _pointer, _pointer, _pointer)
     kernel = new_kernel(name.encode(), b"CPU", create, compute, None)
     # takes ownership of the builder
     function("TF_RegisterKernelBuilder", None, _text, _pointer, _pointer)(name.encode(), kernel, status)
@@ -126,7 +124,7 @@ def _define(op: Op, swapped: tuple[bool, ...]) -> Registered:
     return entry
 
 
-_FLOAT_NAMES = {tf.float32: "float", tf.float64: "double"}
+_ATTRIBUTE_NAMES = {tf.float32: "float", tf.float64: "double"}
 
 
 def _raise_on_error(status: Any, name: str) -> None:
@@ -145,7 +143,7 @@ def _descriptor(entry: Registered) -> np.ndarray:
     )
     kinds = op.types.inputs + op.types.outputs
     words = np.zeros(native.OPERANDS + native.OPERAND_WIDTH * len(kinds), np.int64)
-    words[native.API] = ADDRESSES()
+    words[native.API] = address_table()
     words[native.STATE] = cpu.state_address
     words[native.TABLE] = table.ctypes.data
     words[native.TABLE_LENGTH] = table.size
@@ -220,7 +218,7 @@ def _fail(number: int, status: int, geometry: int, code: int) -> int:
     op = _variants[number].op
     n_operands = len(op.signature.operands)
     words = (ctypes.c_int64 * (n_operands * frame.GEOMETRY_WIDTH)).from_address(geometry)
-    rows = np.frombuffer(words, np.int64).reshape(n_operands, frame.GEOMETRY_WIDTH)
+    rows = np.ctypeslib.as_array(words).reshape(n_operands, frame.GEOMETRY_WIDTH)
     message = op.signature.explain(code, rows, op.name, op.arguments)
     _set_status(status, INVALID_ARGUMENT, message)
     return 0
@@ -260,8 +258,7 @@ def _gradient(entry: Registered) -> Any:
         ]
         outputs = list(node.outputs)
         given = [
-            tf.zeros_like(out) if dout is None else dout
-            for out, dout in zip(outputs, douts, strict=True)
+            tf.zeros_like(out) if dout is None else dout for out, dout in zip(outputs, douts, strict=True)
         ]
         gradients = entry.op.pull_back(inputs, outputs, given)
         return [
