@@ -1,0 +1,1 @@
+"""The performance history: asv runs these for every commit; `common` holds what they share."""
