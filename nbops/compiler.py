@@ -52,7 +52,7 @@ def _can_cache_file(_filename: str) -> bool:
 def jit(function: F, **flags: Any) -> F:
     """Compile `function` lazily, in nopython mode, cached on disk where a folder is writable."""
     assert isinstance(function, FunctionType)
-    compiled: F = numba.njit(cache=_can_cache(function), **FLAGS, **flags)(function)
+    compiled: F = numba.njit(cache=_can_cache(function), **{**FLAGS, **flags})(function)
     return compiled
 
 

@@ -101,6 +101,11 @@ _settings: ContextVar[_Settings | None] = ContextVar("nbops_settings", default=N
 _last: ContextVar[Decision | None] = ContextVar("nbops_last_decision", default=None)
 
 
+#: The innermost `use`'s settings, or None outside every one: the hot path's question.
+chosen_here = _settings.get
+remember_decision = _last.set
+
+
 def settings() -> _Settings:
     """What is in force here: the innermost `use`, else the environment."""
     return _settings.get() or _settings_from_environment()
@@ -222,7 +227,7 @@ def decide(work: Work, target: str | None = None) -> Decision:
     for rule in RULES:
         decision = rule(work, asked)
         if decision is not None:
-            _last.set(decision)
+            remember_decision(decision)
             return decision
     raise AssertionError("the last rule always answers")
 

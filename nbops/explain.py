@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nbops import arrays, dispatch, frame
+from nbops import arrays, dispatch, execution, frame
 from nbops.op import Op
 from nbops.targets import cpu
 
@@ -104,7 +104,7 @@ def explain(op: Op, *operands: Any, target: str | None = None) -> Explanation:
     for row, x in zip(geometry, stand_ins, strict=True):
         frame.describe(row, x)
     frame.build_frame(op.signature.table, geometry, table)
-    work = op._work(table, stand_ins)
+    work = execution.estimate(op, table, stand_ins)
     decision = dispatch.decide(work, target)
     workers = dispatch._workers(dispatch.settings())
     limit = int(cpu.STATE[cpu.BREAK_EVEN])

@@ -1,19 +1,17 @@
 """A neural network from scratch: the model and training loop of "Deep Learning with Python", chapter 2.
 
-    rng = np.random.default_rng(0)
-    model = NaiveSequential([NaiveDense(784, 512, "relu", seed=rng), NaiveDense(512, 10, "softmax", seed=rng)])
+    model = NaiveSequential([NaiveDense(784, 512, nbops.relu), NaiveDense(512, 10, nbops.softmax)])
     fit(model, images, labels, epochs=10, batch_size=128, learning_rate=1e-3)
     loss, accuracy = evaluate(model, test_images, test_labels)
 
-The same classes run on nbops's ops or on TensorFlow's own: ``NaiveDense(..., ops="tensorflow")``. `Ops` lists all
-that differs. Importing this module imports TensorFlow.
+The same classes run on nbops's ops or on TensorFlow's own, ``NaiveDense(..., ops="tensorflow")``; `Ops` lists
+all that differs. Importing this module imports TensorFlow.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 import nbops
+from nbops.data import BatchGenerator
 
 __all__ = [
     "BatchGenerator",
@@ -42,7 +41,7 @@ __all__ = [
 
 
 class Ops(NamedTuple):
-    """What a model computes with; `OPS` has one for nbops and one for TensorFlow."""
+    """What a model computes with; `OPS` has nbops's and TensorFlow's."""
 
     name: str
     dense: Callable[..., Any]  # (x, w, b, name of an activation or None)
@@ -99,8 +98,8 @@ class NaiveDense:
     ----------
     input_size, output_size : int
     activation : str, function or None
-        ``"relu"``, ``"sigmoid"``, ``"softmax"``, ``"tanh"``, ``"linear"``, or the function of nbops or TensorFlow;
-        all of these are fused into the layer's one op. Any other function is called on ``inputs @ W + b``.
+        ``"relu"``, ``"sigmoid"``, ``"softmax"``, ``"tanh"``, ``"linear"``, or the function of nbops or
+        TensorFlow: fused into the layer's one op. Any other function is called on ``inputs @ W + b``.
     ops : {"nbops", "tensorflow"} or Ops
     seed : int or numpy.random.Generator, optional
         Gives the same W for both `ops`. Share one generator between a model's layers.
@@ -114,6 +113,8 @@ class NaiveDense:
     ------
     ValueError
         For a size below 1, or an unknown activation or `ops`.
+    TypeError
+        For an activation that is neither a name nor a function.
 
     Examples
     --------
@@ -168,7 +169,7 @@ def _split_activation(activation: Any) -> tuple[str | None, Callable[[Any], Any]
             )
         return activation, None
     if not callable(activation):
-        raise ValueError(f"NaiveDense: activation is {activation!r}; expected a name, a function or None")
+        raise TypeError(f"NaiveDense: activation is {activation!r}; expected a name, a function or None")
     return (_NAMES[activation], None) if activation in _NAMES else (None, activation)
 
 
@@ -189,7 +190,9 @@ class NaiveSequential:
     >>> import numpy as np, tensorflow as tf
     >>> from nbops.nn import NaiveDense, NaiveSequential
     >>> rng = np.random.default_rng(0)
-    >>> model = NaiveSequential([NaiveDense(784, 512, "relu", seed=rng), NaiveDense(512, 10, "softmax", seed=rng)])
+    >>> model = NaiveSequential(
+    ...     [NaiveDense(784, 512, "relu", seed=rng), NaiveDense(512, 10, "softmax", seed=rng)]
+    ... )
     >>> [tuple(w.shape) for w in model.weights]
     [(784, 512), (512,), (512, 10), (10,)]
     >>> model(tf.zeros((3, 784))).shape
@@ -217,78 +220,275 @@ class NaiveSequential:
         return [weight for layer in self.layers for weight in layer.weights]
 
 
-# ---- batches ----------------------------------------------------------------------------------------
+# ---- training ---------------------------------------------------------------------------------------
 
 
-class BatchGenerator:
-    """Images and labels in batches; the last one holds what is left.
+def update_weights(
+    gradients: Sequence[Any], weights: Sequence[Any], learning_rate: float = 1e-3, *, optimizer: Any = None
+) -> None:
+    """Move the weights against their gradients: ``w ← w - learning_rate × gradient``.
 
     Parameters
     ----------
+    gradients : sequence of tf.Tensor
+    weights : sequence of tf.Variable
+    learning_rate : float
+    optimizer : keras.optimizers.Optimizer, optional
+        Updates the weights in its own way, with its own learning rate.
+
+    Examples
+    --------
+    >>> import tensorflow as tf
+    >>> from nbops.nn import update_weights
+    >>> w = tf.Variable([1.0, 2.0])
+    >>> update_weights([tf.constant([10.0, 10.0])], [w], learning_rate=0.1)
+    >>> w.numpy()
+    array([0., 1.], dtype=float32)
+    """
+    if optimizer is not None:
+        optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return
+    for gradient, weight in zip(gradients, weights, strict=True):
+        weight.assign_sub(learning_rate * gradient)
+
+
+def one_training_step(
+    model: Any,
+    images_batch: Any,
+    labels_batch: Any,
+    learning_rate: float = 1e-3,
+    *,
+    optimizer: Any = None,
+) -> Any:
+    """Run the model forwards, its gradients backwards, and update its weights.
+
+    Parameters
+    ----------
+    model : NaiveSequential
+    images_batch : tf.Tensor, shape (batch, ...)
+    labels_batch : tf.Tensor of int, shape (batch,)
+    learning_rate : float
+    optimizer : keras.optimizers.Optimizer, optional
+
+    Returns
+    -------
+    tf.Tensor, shape ()
+        The batch's average loss, before the update.
+
+    Examples
+    --------
+    >>> import tensorflow as tf
+    >>> from nbops.nn import NaiveDense, NaiveSequential, one_training_step
+    >>> model = NaiveSequential([NaiveDense(4, 10, "softmax", seed=0)])
+    >>> float(one_training_step(model, tf.zeros((2, 4)), tf.constant([3, 7]))).__round__(4)
+    2.3026
+    """
+    return _step(model, images_batch, labels_batch, learning_rate, optimizer)[0]
+
+
+def _step(model: Any, images: Any, labels: Any, learning_rate: float, optimizer: Any) -> tuple[Any, Any]:
+    """One training step: the batch's average loss, and the predictions it was computed from."""
+    with tf.GradientTape() as tape:
+        predictions = model(images)
+        per_sample_losses = model.ops.sparse_categorical_crossentropy(labels, predictions)
+        average_loss = model.ops.mean(per_sample_losses)
+    gradients = tape.gradient(average_loss, model.weights)
+    update_weights(gradients, model.weights, learning_rate, optimizer=optimizer)
+    return average_loss, predictions
+
+
+def _share_right(labels: Any, predictions: Any) -> Any:
+    matches = tf.argmax(predictions, axis=-1) == tf.cast(labels, tf.int64)
+    return tf.reduce_mean(tf.cast(matches, tf.float32))
+
+
+def compile_training_step(
+    model: Any, images: Any, labels: Any, learning_rate: float = 1e-3, *, optimizer: Any = None
+) -> Any:
+    """`one_training_step` as a graph that takes a batch of any length.
+
+    Parameters
+    ----------
+    model : NaiveSequential
     images : ndarray, shape (n, ...)
     labels : ndarray, shape (n,)
-    batch_size : int
-    shuffle_seed : int, optional
-        Shuffle, differently each time it is iterated over; in the given order unless set.
+        These tell the shape and dtype of one image and label.
+    learning_rate : float
+    optimizer : keras.optimizers.Optimizer, optional
 
-    Attributes
+    Returns
+    -------
+    tf.function
+        Takes images and labels, and gives the average loss and the share of right predictions. It is traced
+        once; a shorter last batch does not trace it again.
+    """
+    if optimizer is not None:
+        optimizer.build(model.weights)  # its variables cannot be made inside a graph
+    signature = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (images, labels)]
+
+    def training_step(images_batch: Any, labels_batch: Any) -> tuple[Any, Any]:
+        loss, predictions = _step(model, images_batch, labels_batch, learning_rate, optimizer)
+        return loss, _share_right(labels_batch, predictions)
+
+    return tf.function(training_step, input_signature=signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One batch that was trained on; `fit` hands it to ``on_batch``."""
+
+    epoch: int
+    batch: int
+    num_batches: int
+    batch_size: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(slots=True)
+class Epoch:
+    """What an epoch gave: each batch's loss and accuracy, and the time without the callbacks'."""
+
+    number: int
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def fit(
+    model: Any,
+    images: Any,
+    labels: Any,
+    epochs: int,
+    batch_size: int = 128,
+    *,
+    learning_rate: float = 1e-3,
+    optimizer: Any = None,
+    shuffle_seed: int | None = None,
+    on_batch: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> list[Epoch]:
+    """Train a model. Calling it again goes on from where the model is.
+
+    Parameters
     ----------
-    num_batches : int
+    model : NaiveSequential
+    images : array_like, shape (n, ...)
+    labels : array_like of int, shape (n,)
+    epochs, batch_size : int
+    learning_rate : float
+        For plain gradient descent.
+    optimizer : keras.optimizers.Optimizer, optional
+        Instead of plain gradient descent.
+    shuffle_seed : int, optional
+        See `BatchGenerator`.
+    on_batch, on_epoch : function, optional
+        Called after each batch with a `Progress`, after each epoch with its `Epoch`.
 
     Raises
     ------
     ValueError
-        When there are not as many labels as images, or `batch_size` is below 1.
+        When there is nothing to train on, or the number of epochs is negative.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from nbops.nn import BatchGenerator
-    >>> batches = BatchGenerator(np.zeros((300, 784)), np.zeros(300), batch_size=128)
-    >>> [len(labels) for images, labels in batches]
-    [128, 128, 44]
+    >>> from nbops.nn import NaiveDense, NaiveSequential, fit
+    >>> model = NaiveSequential([NaiveDense(2, 2, "softmax", seed=0)])
+    >>> images, labels = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), np.array([0, 1, 0])
+    >>> history = fit(model, images, labels, epochs=20, batch_size=2, learning_rate=1.0)
+    >>> len(history), history[-1].losses[-1] < history[0].losses[0]
+    (20, True)
     """
+    images, labels = _training_arrays(model, images, labels)
+    if epochs < 0 or not len(images):
+        raise ValueError(f"fit: {epochs} epochs of {len(images)} images came; expected at least one image")
+    step = compile_training_step(model, images, labels, learning_rate, optimizer=optimizer)
+    batches = BatchGenerator(images, labels, batch_size, shuffle_seed=shuffle_seed)
+    history = []
+    for number in range(epochs):
+        epoch = Epoch(number)
+        for batch, (images_batch, labels_batch) in enumerate(batches):
+            start = time.perf_counter()
+            loss, accuracy = (float(x) for x in step(images_batch, labels_batch))
+            epoch.seconds += time.perf_counter() - start
+            epoch.losses.append(loss)
+            epoch.accuracies.append(accuracy)
+            if on_batch is not None:
+                on_batch(Progress(number, batch, batches.num_batches, len(labels_batch), loss, accuracy))
+        history.append(epoch)
+        if on_epoch is not None:
+            on_epoch(epoch)
+    return history
 
-    def __init__(
-        self, images: Any, labels: Any, batch_size: int = 128, *, shuffle_seed: int | None = None
-    ) -> None:
-        if len(images) != len(labels):
-            raise ValueError(f"BatchGenerator: {len(images)} images came with {len(labels)} labels")
-        if batch_size < 1:
-            raise ValueError(f"BatchGenerator: batch_size is {batch_size}; expected at least 1")
-        self.images = images
-        self.labels = labels
-        self.batch_size = batch_size
-        self.num_batches = math.ceil(len(images) / batch_size)
-        self._rng = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
-        self._restart()
 
-    def _restart(self) -> None:
-        self.index = 0
-        self._order = None if self._rng is None else self._rng.permutation(len(self.images))
+def _training_arrays(model: Any, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images in the weights' dtype, and integer labels, as arrays."""
+    dtype = model.weights[0].dtype.as_numpy_dtype
+    return np.asarray(images, dtype), np.asarray(labels)
 
-    def next(self) -> tuple[Any, Any]:
-        """The next images and labels.
 
-        Raises
-        ------
-        StopIteration
-            After the last batch.
-        """
-        if self.index >= len(self.images):
-            raise StopIteration
-        chosen: Any = slice(self.index, self.index + self.batch_size)
-        if self._order is not None:
-            chosen = self._order[chosen]
-        self.index += self.batch_size
-        return self.images[chosen], self.labels[chosen]
+# ---- what it learned --------------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        if self.index:
-            self._restart()
-        return self
 
-    __next__ = next
+class Evaluation(NamedTuple):
+    """A model's average loss, and its share of right predictions."""
 
-    def __len__(self) -> int:
-        return self.num_batches
+    loss: float
+    accuracy: float
+
+
+def predict(model: Any, images: Any, batch_size: int = 1000) -> np.ndarray:
+    """The model's outputs, computed a batch at a time.
+
+    Parameters
+    ----------
+    model : NaiveSequential
+    images : array_like, shape (n, ...)
+    batch_size : int
+
+    Returns
+    -------
+    ndarray, shape (n, classes)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbops.nn import NaiveDense, NaiveSequential, predict
+    >>> predict(NaiveSequential([NaiveDense(4, 2, "softmax", seed=0)]), np.zeros((3, 4))).shape
+    (3, 2)
+    """
+    images, _ = _training_arrays(model, images, ())
+    batches = BatchGenerator(images, images, batch_size)
+    return np.concatenate([np.asarray(model(tf.constant(batch))) for batch, _ in batches])
+
+
+def evaluate(model: Any, images: Any, labels: Any, batch_size: int = 1000) -> Evaluation:
+    """The average loss and the accuracy on images that need not be those trained on.
+
+    Parameters
+    ----------
+    model : NaiveSequential
+    images : array_like, shape (n, ...)
+    labels : array_like of int, shape (n,)
+    batch_size : int
+
+    Raises
+    ------
+    ValueError
+        When there are no images, or not as many labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbops.nn import NaiveDense, NaiveSequential, evaluate
+    >>> model = NaiveSequential([NaiveDense(4, 2, "softmax", seed=0)])
+    >>> evaluate(model, np.zeros((4, 4)), np.array([0, 1, 0, 0])).accuracy
+    0.75
+    """
+    labels = np.asarray(labels)
+    if len(images) != len(labels) or not len(labels):
+        raise ValueError(f"evaluate: {len(images)} images came with {len(labels)} labels")
+    predictions = predict(model, images, batch_size)
+    losses = model.ops.sparse_categorical_crossentropy(tf.constant(labels), tf.constant(predictions))
+    return Evaluation(float(model.ops.mean(losses)), float(np.mean(predictions.argmax(-1) == labels)))

@@ -19,13 +19,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
-import numpy as np
+from numpy import empty, ndarray
 
-from nbops import arrays, dispatch, frame
+from nbops import arrays, execution, repeat
+from nbops.dispatch import chosen_here
 from nbops.dtypes import Integers, Types
+from nbops.execution import Axes
 from nbops.kernel import Kernel, Loop, Tuner
 from nbops.signature import Signature
-from nbops.targets import cpu
 
 __all__ = ["Op", "elementwise", "op", "registry"]
 
@@ -35,7 +36,6 @@ registry: dict[str, Op] = {}
 on_definition: list[Callable[[Op], None]] = []
 
 GradientRule = Callable[..., Any]
-Axes = Sequence[Sequence[int]]
 
 
 class Op:
@@ -75,6 +75,7 @@ class Op:
         self.formula = formula
         self.rule: GradientRule | None = None
         self.n_inputs = len(signature.inputs)
+        self.last_call: repeat.LastCall | None = None
         parameters = [
             inspect.Parameter(argument, inspect.Parameter.POSITIONAL_ONLY) for argument in arguments
         ]
@@ -121,17 +122,25 @@ class Op:
         axes: Axes | None = None,
         target: str | None = None,
     ) -> Any:
+        last = self.last_call
+        if last is not None and axes is None and target is None and chosen_here() is None:
+            result = empty(last.shape, last.dtype) if out is None else out
+            if last.run_again(operands, result):
+                return result
+        return self._call_any(operands, out, axes, target)
+
+    def _call_any(self, operands: tuple[Any, ...], out: Any, axes: Axes | None, target: str | None) -> Any:
         if len(operands) != self.n_inputs:
             names = ", ".join(self.arguments)
             raise TypeError(f"{self.name}: {len(operands)} operands came; expected {names}")
         for x in operands:
-            if type(x) is not np.ndarray and arrays.is_tensorflow(x):
+            if type(x) is not ndarray and arrays.is_tensorflow(x):
                 return self._call_tensorflow(operands, out, axes, target)
         values = [
             arrays.as_array(x, self.name, argument)
             for x, argument in zip(operands, self.arguments, strict=True)
         ]
-        return self._call_numpy(values, out, axes, target)
+        return execution.call(self, values, out, axes, target)
 
     def _call_tensorflow(
         self, operands: Sequence[Any], out: Any, axes: Axes | None, target: str | None
@@ -145,105 +154,6 @@ class Op:
                 "and places; leave it out, or pass NumPy arrays"
             )
         return tensorflow.call(self, operands, axes)
-
-    def _call_numpy(self, values: list[Any], out: Any, axes: Axes | None, target: str | None) -> Any:
-        loop_dtypes, result_dtypes = self.types.resolve(values, self.name, self.arguments)
-        inputs = [arrays.native(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
-        moved = _Axes(self, axes)
-        inputs = moved.to_last(inputs)
-        geometry, shapes = self._geometry(inputs)
-        results = self._results(out, moved.shapes_back(shapes), result_dtypes, inputs)
-        outputs = moved.outputs_to_last(results)
-        buffers = [
-            array
-            if array.dtype == dtype
-            and (out is None or (array.flags.aligned and not self._clashes(array, inputs, outputs)))
-            else np.empty(array.shape, dtype)
-            for array, dtype in zip(outputs, loop_dtypes[self.n_inputs :], strict=True)
-        ]
-        self._run([*inputs, *buffers], geometry, tuple(loop_dtypes), target)
-        for array, buffer in zip(outputs, buffers, strict=True):
-            if array is not buffer:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    np.copyto(array, buffer, casting="same_kind")
-        if out is None:
-            results = [array if array.ndim else array[()] for array in results]
-        return results[0] if len(results) == 1 else tuple(results)
-
-    def _geometry(self, inputs: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-        geometry = frame.new_geometry(len(self.signature.operands))
-        for row, x in zip(geometry, inputs, strict=False):
-            frame.describe(row, x)
-        code = frame.infer_shapes(self.signature.table, geometry)
-        self.signature.check(code, geometry, self.name, self.arguments)
-        return geometry, [frame.get_shape(row) for row in geometry[self.n_inputs :]]
-
-    def _results(
-        self,
-        out: Any,
-        shapes: list[tuple[int, ...]],
-        dtypes: list[np.dtype[Any]],
-        inputs: list[np.ndarray],
-    ) -> list[np.ndarray]:
-        if out is None:
-            return [
-                arrays.allocate(shape, dtype, inputs, self.signature.is_elementwise)
-                for shape, dtype in zip(shapes, dtypes, strict=True)
-            ]
-        results = list(out) if isinstance(out, tuple) else [out]
-        if len(results) != len(shapes):
-            raise ValueError(f"{self.name}: out has {len(results)} arrays; expected {len(shapes)}")
-        for array, shape, dtype in zip(results, shapes, dtypes, strict=True):
-            if not isinstance(array, np.ndarray):
-                raise TypeError(f"{self.name}: out is a {type(array).__name__}; expected an ndarray")
-            if array.shape != shape:
-                raise ValueError(f"{self.name}: out is {array.shape}; the result's shape is {shape}")
-            if not array.flags.writeable:
-                raise ValueError(f"{self.name}: out is read-only")
-            if not np.can_cast(dtype, array.dtype, casting="same_kind"):
-                raise TypeError(
-                    f"{self.name}: the result's dtype {dtype} can't be put into out of dtype {array.dtype}"
-                )
-        return results
-
-    def _clashes(self, output: np.ndarray, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> bool:
-        """Whether writing `output` could change what is still to be read."""
-        for other in [*inputs, *(o for o in outputs if o is not output)]:
-            if np.may_share_memory(output, other):
-                same_place = (
-                    self.signature.is_elementwise
-                    and output.__array_interface__["data"] == other.__array_interface__["data"]
-                    and output.shape == other.shape
-                    and output.strides == other.strides
-                )
-                if not same_place:
-                    return True
-        return False
-
-    def _run(
-        self,
-        operands: list[np.ndarray],
-        geometry: np.ndarray,
-        dtypes: tuple[np.dtype[Any], ...],
-        target: str | None,
-    ) -> None:
-        table = frame.new_frame(len(operands))
-        for row, x in zip(geometry[self.n_inputs :], operands[self.n_inputs :], strict=True):
-            frame.describe(row, x)
-        frame.build_frame(self.signature.table, geometry, table)
-        decision = dispatch.decide(self._work(table, operands), target)
-        if decision.target == "python":
-            self.kernel.interpret(operands, self.n_inputs)
-            return
-        layout = int(table[0, frame.LAYOUT])
-        serial = self.kernel.task(dtypes, layout)
-        parallel = self.kernel.task(dtypes, layout, parallel=True) if decision.workers > 1 else 0
-        grain = 64 if self.signature.is_elementwise else 1
-        cpu.launch(serial, parallel, table, decision.workers, grain)
-
-    def _work(self, table: np.ndarray, operands: Sequence[np.ndarray]) -> dispatch.Work:
-        items, steps = frame.count_steps(self.signature.table, table)
-        return dispatch.Work(items, steps, sum(x.nbytes for x in operands), self.nanoseconds)
 
     # ---- derivatives --------------------------------------------------------------------------------
 
@@ -304,56 +214,6 @@ class Op:
         return ranks == [len(names) for names in self.signature.inputs]
 
 
-class _Axes:
-    """NumPy's ``axes=``: where each operand keeps its core axes, if not last."""
-
-    def __init__(self, owner: Op, axes: Axes | None) -> None:
-        self.n_inputs = owner.n_inputs
-        self.given = None if axes is None else normalize_axes(owner, axes)
-
-    def to_last(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        return inputs if self.given is None else _move(inputs, self.given[: self.n_inputs])
-
-    def outputs_to_last(self, outputs: list[np.ndarray]) -> list[np.ndarray]:
-        return outputs if self.given is None else _move(outputs, self.given[self.n_inputs :])
-
-    def shapes_back(self, shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        if self.given is None:
-            return shapes
-        back = []
-        for shape, places in zip(shapes, self.given[self.n_inputs :], strict=True):
-            last = tuple(range(len(shape) - len(places), len(shape)))
-            back.append(np.moveaxis(np.broadcast_to(0, shape), last, places).shape)
-        return back
-
-
-def _move(operands: list[np.ndarray], axes: list[tuple[int, ...]]) -> list[np.ndarray]:
-    return [
-        np.moveaxis(x, places, tuple(range(-len(places), 0))) if places else x
-        for x, places in zip(operands, axes, strict=True)
-    ]
-
-
-def normalize_axes(owner: Op, axes: Axes) -> list[tuple[int, ...]]:
-    """`axes` as one tuple per operand; outputs without core axes may be left out.
-
-    Raises
-    ------
-    ValueError
-        When there are too few or too many.
-    """
-    given = [(places,) if isinstance(places, int) else tuple(places) for places in axes]
-    wanted = [len(names) for names in owner.signature.operands]
-    if len(given) == owner.n_inputs and not any(wanted[owner.n_inputs :]):
-        given += [()] * (len(wanted) - owner.n_inputs)
-    if [len(places) for places in given] != wanted:
-        raise ValueError(
-            f"{owner.name}: axes is {list(axes)}; the signature {owner.signature} needs one tuple per "
-            f"operand, with {wanted} axes"
-        )
-    return given
-
-
 def _by_name(name: str) -> Op:
     return registry[name]
 
@@ -388,7 +248,7 @@ def op(
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from numpy import empty, ndarray
     >>> from nbops import lanes, op, prange
     >>> @op("(m,k),(n,k)->(m,n)", name="manhattan")
     ... def manhattan(x, y, out):
@@ -449,7 +309,7 @@ def elementwise(
 
     Examples
     --------
-    >>> import numpy as np
+    >>> from numpy import empty, ndarray
     >>> from nbops import elementwise
     >>> @elementwise
     ... def leaky(x):

@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from nbops import dispatch
-from nbops.op import Op, normalize_axes, on_definition, registry
+from nbops.execution import normalize_axes
+from nbops.op import Op, on_definition, registry
 from nbops.tensorflow import c_api, fallback, registration
 
 __all__ = ["call", "mean", "uses_registered_ops"]

@@ -1,0 +1,196 @@
+"""A call on NumPy arrays, from operands to results.
+
+    values -> dtypes -> arrays -> core axes last -> geometry -> shapes -> outputs -> frame -> target -> run
+
+Each step is a few lines below, in this order. `nbops.repeat` skips all of them for a call like the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbops import arrays, dispatch, frame, repeat
+from nbops.targets import cpu
+
+if TYPE_CHECKING:
+    from nbops.op import Op
+
+__all__ = ["Axes", "call", "estimate", "normalize_axes"]
+
+Axes = Sequence[Sequence[int]]
+Dtypes = list[np.dtype[Any]]
+
+
+def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | None) -> Any:
+    """Run an op on arrays and numbers.
+
+    Parameters
+    ----------
+    op : Op
+    values : list of ndarray or Python number
+    out : ndarray, tuple of ndarray, or None
+    axes : optional
+        NumPy's keyword: for each operand, where it keeps its core axes.
+    target : str, optional
+
+    Raises
+    ------
+    TypeError
+        For dtypes that the op does not take, or an `out` that can't hold the result.
+    ValueError
+        For shapes that break the signature, or an `out` of another shape or read-only.
+    """
+    loop_dtypes, result_dtypes = op.types.resolve(values, op.name, op.arguments)
+    inputs = [arrays.native(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
+    places = None if axes is None else normalize_axes(op, axes)
+    if places:
+        inputs = [_core_axes_last(x, own) for x, own in zip(inputs, places, strict=False)]
+    geometry, shapes = _infer(op, inputs)
+    if places:
+        shapes = [_shape_back(s, own) for s, own in zip(shapes, places[op.n_inputs :], strict=True)]
+    results = (
+        [
+            arrays.allocate(shape, dtype, inputs, op.signature.is_elementwise)
+            for shape, dtype in zip(shapes, result_dtypes, strict=True)
+        ]
+        if out is None
+        else _checked_out(op, out, shapes, result_dtypes)
+    )
+    outputs = results
+    if places:
+        outputs = [_core_axes_last(x, own) for x, own in zip(results, places[op.n_inputs :], strict=True)]
+    buffers = [
+        array
+        if array.dtype == dtype and (out is None or _writable_in_place(op, array, inputs, outputs))
+        else np.empty(array.shape, dtype)
+        for array, dtype in zip(outputs, loop_dtypes[op.n_inputs :], strict=True)
+    ]
+    _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target)
+    for array, buffer in zip(outputs, buffers, strict=True):
+        if array is not buffer:
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.copyto(array, buffer, casting="same_kind")
+    if out is None:
+        results = [array if array.ndim else array[()] for array in results]
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+# ---- axes -------------------------------------------------------------------------------------------
+
+
+def normalize_axes(op: Op, axes: Axes) -> list[tuple[int, ...]]:
+    """`axes` as one tuple per operand; outputs without core axes may be left out.
+
+    Raises
+    ------
+    ValueError
+        When there are too few or too many.
+    """
+    given = [(own,) if isinstance(own, int) else tuple(own) for own in axes]
+    wanted = [len(names) for names in op.signature.operands]
+    if len(given) == op.n_inputs and not any(wanted[op.n_inputs :]):
+        given += [()] * (len(wanted) - op.n_inputs)
+    if [len(own) for own in given] != wanted:
+        raise ValueError(
+            f"{op.name}: axes is {list(axes)}; the signature {op.signature} needs one tuple per "
+            f"operand, with {wanted} axes"
+        )
+    return given
+
+
+def _core_axes_last(array: np.ndarray, own: tuple[int, ...]) -> np.ndarray:
+    return np.moveaxis(array, own, range(-len(own), 0)) if own else array
+
+
+def _shape_back(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a result whose core axes move from the end to where they are wanted."""
+    stand_in = np.broadcast_to(np.int8(0), shape)
+    return np.moveaxis(stand_in, range(-len(own), 0), own).shape if own else shape
+
+
+# ---- shapes and outputs -----------------------------------------------------------------------------
+
+
+def _infer(op: Op, inputs: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    geometry = frame.new_geometry(len(op.signature.operands))
+    for row, x in zip(geometry, inputs, strict=False):
+        frame.describe(row, x)
+    code = frame.infer_shapes(op.signature.table, geometry)
+    op.signature.check(code, geometry, op.name, op.arguments)
+    return geometry, [frame.get_shape(row) for row in geometry[op.n_inputs :]]
+
+
+def _checked_out(op: Op, out: Any, shapes: list[tuple[int, ...]], dtypes: Dtypes) -> list[np.ndarray]:
+    results = list(out) if isinstance(out, tuple) else [out]
+    if len(results) != len(shapes):
+        raise ValueError(f"{op.name}: out has {len(results)} arrays; expected {len(shapes)}")
+    for array, shape, dtype in zip(results, shapes, dtypes, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{op.name}: out is a {type(array).__name__}; expected an ndarray")
+        if array.shape != shape:
+            raise ValueError(f"{op.name}: out is {array.shape}; the result's shape is {shape}")
+        if not array.flags.writeable:
+            raise ValueError(f"{op.name}: out is read-only")
+        if not np.can_cast(dtype, array.dtype, casting="same_kind"):
+            raise TypeError(
+                f"{op.name}: the result's dtype {dtype} can't be put into out of dtype {array.dtype}"
+            )
+    return results
+
+
+def _writable_in_place(
+    op: Op, output: np.ndarray, inputs: list[np.ndarray], outputs: list[np.ndarray]
+) -> bool:
+    """Whether the loop may write `output` directly: aligned, and over nothing that is still to be read."""
+    if not output.flags.aligned or not output.dtype.isnative:
+        return False
+    for other in [*inputs, *(x for x in outputs if x is not output)]:
+        if np.may_share_memory(output, other):
+            same_place = (
+                op.signature.is_elementwise
+                and output.__array_interface__["data"][0] == other.__array_interface__["data"][0]
+                and output.shape == other.shape
+                and output.strides == other.strides
+            )
+            if not same_place:
+                return False
+    return True
+
+
+# ---- running ----------------------------------------------------------------------------------------
+
+
+def _run(
+    op: Op,
+    operands: list[np.ndarray],
+    geometry: np.ndarray,
+    dtypes: tuple[np.dtype[Any], ...],
+    target: str | None,
+) -> None:
+    for row, x in zip(geometry[op.n_inputs :], operands[op.n_inputs :], strict=True):
+        frame.describe(row, x)
+    table = frame.new_frame(len(operands))
+    frame.build_frame(op.signature.table, geometry, table)
+    decision = dispatch.decide(estimate(op, table, operands), target)
+    if decision.target == "python":
+        op.kernel.interpret(operands, op.n_inputs)
+        return
+    layout = int(table[0, frame.LAYOUT])
+    serial = op.kernel.task(dtypes, layout)
+    if decision.workers > 1:
+        parallel = op.kernel.task(dtypes, layout, parallel=True)
+        grain = 64 if op.signature.is_elementwise else 1
+        cpu.launch(serial, parallel, table, decision.workers, grain)
+    else:
+        cpu.launch(serial, 0, table, 1, 1)
+    if decision.rule == "small":
+        op.last_call = repeat.remember(op, operands, table, serial, decision)
+
+
+def estimate(op: Op, table: np.ndarray, operands: Sequence[np.ndarray]) -> dispatch.Work:
+    """What a call has to do, for the dispatcher."""
+    items, steps = frame.count_steps(op.signature.table, table)
+    return dispatch.Work(items, steps, sum(x.nbytes for x in operands), op.nanoseconds)
