@@ -24,7 +24,7 @@ import numba
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
-__all__ = ["digest", "jit", "native", "specialise"]
+__all__ = ["digest", "jit", "native", "specialise", "with_helpers"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,6 +85,21 @@ def specialise(function: Callable[..., Any], name: str, **names: Any) -> Functio
     copy.__module__ = source.__module__
     copy.__doc__ = source.__doc__
     copy.__qualname__ = f"{source.__name__}_{name}_{digest(copy)}"
+    return copy
+
+
+def with_helpers(function: FunctionType) -> FunctionType:
+    """A copy of a loop in which the plain Python functions that it calls are compiled too.
+
+    They are inlined into it, and so are the functions that they call.
+    """
+    helpers = {}
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if isinstance(value, FunctionType) and value is not function:
+            helpers[name] = numba.njit(forceinline=True, **FLAGS)(with_helpers(value))
+    copy = specialise(function, "helpers", **helpers) if helpers else function
+    copy.__name__ = function.__name__
     return copy
 
 

@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numba
 import numpy as np
 
 from nbops import compiler
@@ -62,18 +61,17 @@ class Kernel:
     ----------
     loop : function
         Takes the core part of every operand, inputs then outputs, and fills the outputs. 0-d operands are
-        read and written as ``x[()]``.
+        read and written as ``x[()]``. Plain Python functions that it calls are compiled with it.
     signature : Signature
     name : str
     helpers : function
-        Plain Python functions that the loop calls by these global names; compiled with it.
+        Plain Python functions that take the place of these global names in the loop.
     """
 
     def __init__(self, loop: Loop, signature: Signature, name: str, **helpers: Callable[..., Any]) -> None:
         self.signature = signature
         self.name = name
         self.loop = compiler.specialise(loop, name, **helpers) if helpers else loop
-        self._helpers = helpers
         self._tuner: Tuner | None = None
         self._compiled: dict[Any, Any] = {}
         self._lock = threading.Lock()
@@ -100,12 +98,7 @@ class Kernel:
             return (tuned.parallel if parallel else tuned.serial), tuned
         if parallel and "prange" not in self.loop.__code__.co_names:
             return 0, None
-        helpers = {
-            name: numba.njit(forceinline=True, **compiler.FLAGS)(helper)
-            for name, helper in self._helpers.items()
-        }
-        loop = compiler.specialise(self.loop, self.name, **helpers)
-        task = compile_task(loop, self.signature, dtypes, layout, self.name, parallel)
+        task = compile_task(self.loop, self.signature, dtypes, layout, self.name, parallel)
         return task.address, task
 
     def interpret(self, operands: list[np.ndarray], n_inputs: int) -> None:

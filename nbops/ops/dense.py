@@ -21,7 +21,7 @@ from nbops.kernel import Array, Kernel, lanes, prange
 from nbops.op import Op, op
 from nbops.ops.elementwise import relu, relu_gradient, sigmoid, sigmoid_gradient, tanh, tanh_gradient
 from nbops.ops.products import matmul
-from nbops.ops.softmax import softmax, softmax_gradient
+from nbops.ops.softmax import softmax, softmax_gradient, softmax_row
 
 __all__ = ["dense"]
 
@@ -49,18 +49,8 @@ def tanh_row(row: Array) -> None:
         row[j] = np.tanh(row[j])
 
 
-def softmax_row(row: Array) -> None:
-    if row.shape[0] == 0:
-        return
-    peak = row[0]
-    for j in range(row.shape[0]):
-        peak = row[j] if row[j] > peak else peak
-    total = row.dtype.type(0)
-    for j in range(row.shape[0]):
-        row[j] = np.exp(row[j] - peak)
-        total += row[j]
-    for j in range(row.shape[0]):
-        row[j] /= total
+def softmax_in_place(row: Array) -> None:
+    softmax_row(row, row)
 
 
 def activate(row: Any) -> None:
@@ -127,7 +117,7 @@ _by_activation = {
         ("relu", relu_row, relu_gradient),
         ("sigmoid", sigmoid_row, sigmoid_gradient),
         ("tanh", tanh_row, tanh_gradient),
-        ("softmax", softmax_row, lambda out, dout: softmax_gradient(None, out, dout)),
+        ("softmax", softmax_in_place, lambda out, dout: softmax_gradient(None, out, dout)),
     )
 }
 _unfused: dict[str, Callable[..., Any]] = {

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
-from nbops.kernel import Array
+from nbops.kernel import Array, Scalar
 from nbops.op import op
 from nbops.ops.elementwise import multiply, subtract
 from nbops.ops.products import vecdot
 from nbops.ops.shapes import expand_dims
-from nbops.ops.softmax import softmax, softmax_gradient
+from nbops.ops.softmax import exp_below, largest, softmax, softmax_gradient
 
 __all__ = ["sparse_categorical_crossentropy"]
 
@@ -41,9 +41,7 @@ def crossentropy_from_logits(label: Array, x: Array, out: Array) -> None:
     if index < 0 or index >= x.shape[0]:
         out[()] = np.nan
         return
-    peak = x[0]
-    for j in range(x.shape[0]):
-        peak = x[j] if x[j] > peak else peak
+    peak = largest(x)
     total = out.dtype.type(0)
     for j in range(x.shape[0]):
         total += np.exp(x[j] - peak)
@@ -61,15 +59,7 @@ def crossentropy_from_logits_gradient(label: Array, x: Array, dout: Array, out: 
     index = label[()]
     if x.shape[0] == 0:
         return
-    peak = x[0]
-    for j in range(x.shape[0]):
-        peak = x[j] if x[j] > peak else peak
-    total = out.dtype.type(0)
-    for j in range(x.shape[0]):
-        power = np.exp(x[j] - peak)
-        out[j] = power
-        total += power
-    scale = dout[()] / total
+    scale = dout[()] / exp_below(x, largest(x), out)
     for j in range(x.shape[0]):
         out[j] *= scale
     if index < 0 or index >= x.shape[0]:
@@ -99,6 +89,23 @@ def take_label(label: Array, x: Array, out: Array) -> None:
 # ---- from probabilities -----------------------------------------------------------------------------
 
 
+def is_clipped(p: Scalar) -> Scalar:
+    return p < type(p)(EPSILON) or p > type(p)(1 - EPSILON)
+
+
+def clip(p: Scalar) -> Scalar:
+    """P, at least ε and at most 1 - ε; NaN stays."""
+    low, high = type(p)(EPSILON), type(p)(1 - EPSILON)
+    return low if p < low else (high if p > high else p)
+
+
+def clipped_sum(p: Array) -> Scalar:
+    total = p.dtype.type(0)
+    for j in range(p.shape[0]):
+        total += clip(p[j])
+    return total
+
+
 @op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=2.0)
 def crossentropy_from_probabilities(label: Array, p: Array, out: Array) -> None:
     """``log Σ p - log p[label]`` with p clipped to [ε, 1 - ε]."""
@@ -106,13 +113,7 @@ def crossentropy_from_probabilities(label: Array, p: Array, out: Array) -> None:
     if index < 0 or index >= p.shape[0]:
         out[()] = np.nan
         return
-    low, high = out.dtype.type(EPSILON), out.dtype.type(1 - EPSILON)
-    total = out.dtype.type(0)
-    for j in range(p.shape[0]):
-        total += low if p[j] < low else (high if p[j] > high else p[j])
-    chosen = p[index]
-    chosen = low if chosen < low else (high if chosen > high else chosen)
-    out[()] = np.log(total) - np.log(chosen)
+    out[()] = np.log(clipped_sum(p)) - np.log(clip(p[index]))
 
 
 @crossentropy_from_probabilities.gradient
@@ -124,17 +125,13 @@ def _(label: Any, p: Any, out: Any, dout: Any) -> Any:
 def crossentropy_from_probabilities_gradient(label: Array, p: Array, dout: Array, out: Array) -> None:
     """``dout (1 / Σ p - onehot(label) / p[label])``, and 0 where p was clipped."""
     index = label[()]
-    low, high = out.dtype.type(EPSILON), out.dtype.type(1 - EPSILON)
-    total = out.dtype.type(0)
+    share = dout[()] / clipped_sum(p)
     for j in range(p.shape[0]):
-        total += low if p[j] < low else (high if p[j] > high else p[j])
-    for j in range(p.shape[0]):
-        clipped = p[j] < low or p[j] > high
-        out[j] = out.dtype.type(0) if clipped else dout[()] / total
+        out[j] = out.dtype.type(0) if is_clipped(p[j]) else share
     if index < 0 or index >= p.shape[0]:
         for j in range(p.shape[0]):
             out[j] = np.nan
-    elif not (p[index] < low or p[index] > high):
+    elif not is_clipped(p[index]):
         out[index] -= dout[()] / p[index]
 
 
@@ -151,19 +148,16 @@ def crossentropy_from_probabilities_curvature(
 ) -> None:
     """The gradient's gradient by p: ``dout (onehot(label) u[label] / p[label]² - Σ u / (Σ p)²)``."""
     index = label[()]
-    low, high = out.dtype.type(EPSILON), out.dtype.type(1 - EPSILON)
-    total, inside = out.dtype.type(0), out.dtype.type(0)
+    inside = out.dtype.type(0)
     for j in range(p.shape[0]):
-        clipped = p[j] < low or p[j] > high
-        total += low if p[j] < low else (high if p[j] > high else p[j])
-        inside += out.dtype.type(0) if clipped else upstream[j]
+        inside += out.dtype.type(0) if is_clipped(p[j]) else upstream[j]
+    total = clipped_sum(p)
     for j in range(p.shape[0]):
-        clipped = p[j] < low or p[j] > high
-        out[j] = out.dtype.type(0) if clipped else -dout[()] * inside / (total * total)
+        out[j] = out.dtype.type(0) if is_clipped(p[j]) else -dout[()] * inside / (total * total)
     if index < 0 or index >= p.shape[0]:
         for j in range(p.shape[0]):
             out[j] = np.nan
-    elif not (p[index] < low or p[index] > high):
+    elif not is_clipped(p[index]):
         out[index] += dout[()] * upstream[index] / (p[index] * p[index])
 
 

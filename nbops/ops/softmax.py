@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nbops.kernel import Array
+from nbops.kernel import Array, Scalar
 from nbops.op import Op, op
 from nbops.ops.elementwise import exp, multiply, subtract
 from nbops.ops.products import vecdot
@@ -20,21 +20,32 @@ from nbops.ops.shapes import expand_dims
 __all__ = ["log_softmax", "softmax"]
 
 
-@op("(n)->(n)", name="softmax", integers="float", nanoseconds=6.0)
-def softmax_last(x: Array, out: Array) -> None:
-    """``out[j] = exp(x[j] - m) / Σ exp(x[i] - m)`` with m the row's maximum."""
-    if x.shape[0] == 0:
-        return
+def largest(x: Array) -> Scalar:
+    """The row's largest element. A NaN may be passed over: it comes back through the exponential."""
     peak = x[0]
     for j in range(x.shape[0]):
         peak = x[j] if x[j] > peak else peak
+    return peak
+
+
+def exp_below(x: Array, peak: Scalar, out: Array) -> Scalar:
+    """Fill ``out[j] = exp(x[j] - peak)`` and return the sum; `out` may be `x`."""
     total = out.dtype.type(0)
     for j in range(x.shape[0]):
-        power = np.exp(x[j] - peak)
-        out[j] = power
-        total += power
-    for j in range(x.shape[0]):
-        out[j] /= total
+        out[j] = np.exp(x[j] - peak)
+        total += out[j]
+    return total
+
+
+def softmax_row(x: Array, out: Array) -> None:
+    """``out[j] = exp(x[j] - m) / Σ exp(x[i] - m)`` with m the row's maximum; `out` may be `x`."""
+    if x.shape[0] > 0:
+        total = exp_below(x, largest(x), out)
+        for j in range(x.shape[0]):
+            out[j] /= total
+
+
+softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=6.0)(softmax_row)
 
 
 @softmax_last.gradient
@@ -46,17 +57,11 @@ def softmax_gradient(x: Any, out: Any, dout: Any) -> Any:
 @op("(n)->(n)", name="log_softmax", integers="float", nanoseconds=6.0)
 def log_softmax_last(x: Array, out: Array) -> None:
     """``out[j] = x[j] - m - log Σ exp(x[i] - m)`` with m the row's maximum."""
-    if x.shape[0] == 0:
-        return
-    peak = x[0]
-    for j in range(x.shape[0]):
-        peak = x[j] if x[j] > peak else peak
-    total = out.dtype.type(0)
-    for j in range(x.shape[0]):
-        total += np.exp(x[j] - peak)
-    shift = np.log(total)
-    for j in range(x.shape[0]):
-        out[j] = (x[j] - peak) - shift
+    if x.shape[0] > 0:
+        peak = largest(x)
+        shift = np.log(exp_below(x, peak, out))
+        for j in range(x.shape[0]):
+            out[j] = (x[j] - peak) - shift
 
 
 @log_softmax_last.gradient

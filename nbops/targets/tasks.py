@@ -92,7 +92,7 @@ def compile_task(
     ranges = {"prange": numba.prange if parallel else range, "lanes": range}
     twin = compiler.specialise(function, kind, **ranges, **_modules_with(ranges, function))
     options = {"parallel": True} if parallel else {"forceinline": True}
-    compiled_loop = numba.njit(**compiler.FLAGS, **options)(twin)
+    compiled_loop = numba.njit(**compiler.FLAGS, **options)(compiler.with_helpers(twin))
     template = run_elements if signature.is_elementwise else run_items
     task = compiler.specialise(
         template,
