@@ -88,11 +88,12 @@ def specialise(function: Callable[..., Any], name: str, **names: Any) -> Functio
     return copy
 
 
-def with_helpers(function: FunctionType) -> FunctionType:
+def with_helpers(function: Callable[..., Any]) -> Callable[..., Any]:
     """A copy of a loop in which the plain Python functions that it calls are compiled too.
 
     They are inlined into it, and so are the functions that they call.
     """
+    assert isinstance(function, FunctionType)
     helpers = {}
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)

@@ -24,7 +24,7 @@ from nbops import compiler
 from nbops.signature import Signature
 from nbops.targets.tasks import compile_task
 
-__all__ = ["Array", "Kernel", "Scalar", "Tasks", "lanes", "prange"]
+__all__ = ["Array", "Dtypes", "Kernel", "Scalar", "Tasks", "lanes", "prange"]
 
 #: What a loop takes, and what a formula takes and gives: NumPy's when interpreted, Numba's when compiled.
 Array = Any
@@ -51,7 +51,8 @@ class Tasks(Protocol):
     def parallel(self) -> int: ...
 
 
-Tuner = Callable[[tuple[np.dtype[Any], ...], int], Tasks | None]
+Dtypes = tuple[np.dtype[Any], ...]
+Tuner = Callable[[Dtypes, int], Tasks | None]
 
 
 class Kernel:
@@ -79,9 +80,8 @@ class Kernel:
     def tune(self, tuner: Tuner) -> None:
         """Let `tuner(dtypes, layout)` name tasks that replace the loop on the CPU, or None."""
         self._tuner = tuner
-        self._compiled.clear()
 
-    def task(self, dtypes: tuple[np.dtype[Any], ...], layout: int, parallel: bool = False) -> int:
+    def task(self, dtypes: Dtypes, layout: int, parallel: bool = False) -> int:
         """The address of the task for these dtypes and this layout; 0 if there is no parallel one."""
         key = (dtypes, layout, parallel)
         found = self._compiled.get(key)
@@ -92,7 +92,7 @@ class Kernel:
                     found = self._compiled[key] = self._compile(dtypes, layout, parallel)
         return int(found[0])
 
-    def _compile(self, dtypes: tuple[np.dtype[Any], ...], layout: int, parallel: bool) -> tuple[int, Any]:
+    def _compile(self, dtypes: Dtypes, layout: int, parallel: bool) -> tuple[int, Any]:
         tuned = self._tuner and self._tuner(dtypes, layout)
         if tuned:
             return (tuned.parallel if parallel else tuned.serial), tuned

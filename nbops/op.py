@@ -109,9 +109,10 @@ class Op:
         self.rule = rule
         return rule
 
-    def tune(self, tuner: Tuner) -> None:
+    def tune(self, tuner: Tuner) -> Tuner:
         """Let ``tuner(dtypes, layout)`` name tasks that replace the loop on the CPU, or None."""
         self.kernel.tune(tuner)
+        return tuner
 
     # ---- calling ------------------------------------------------------------------------------------
 

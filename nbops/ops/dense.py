@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
-from nbops.kernel import Array, Kernel, lanes, prange
+from nbops.kernel import Array, Dtypes, Kernel, Tasks, lanes, prange
 from nbops.op import Op, op
 from nbops.ops.elementwise import relu, relu_gradient, sigmoid, sigmoid_gradient, tanh, tanh_gradient
 from nbops.ops.products import matmul
 from nbops.ops.softmax import softmax, softmax_gradient, softmax_row
+from nbops.tuned import dense_cpu, gemm_cpu
 
 __all__ = ["dense"]
 
@@ -77,6 +78,12 @@ def _dense_op(name: str, row: Any, derivative: Any) -> Op:
     result = op("(m,k),(k,n),(n)->(m,n)", name=f"dense_{name}", integers="float", nanoseconds=0.1)(dense_loop)
     result.kernel = Kernel(dense_loop, result.signature, result.name, activate=row)
 
+    @result.tune
+    def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+        if name in ("linear", "relu"):
+            return gemm_cpu.dense_tasks(dtypes[0], name)
+        return dense_cpu.activated_dense_tasks(dtypes[0], result.signature, row)
+
     @result.gradient
     def _(x: Any, w: Any, b: Any, out: Any, dout: Any) -> Any:
         dz = derivative(out, dout)
@@ -103,6 +110,11 @@ def dense_weight_gradient(x: Array, dz: Array, dw: Array, db: Array) -> None:
         for i in range(x.shape[0]):
             for j in lanes(dz.shape[1]):
                 dw[p, j] += x[i, p] * dz[i, j]
+
+
+@dense_weight_gradient.tune
+def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    return gemm_cpu.weight_gradient_tasks(dtypes[0]) if dtypes[0].kind == "f" else None
 
 
 @dense_weight_gradient.gradient

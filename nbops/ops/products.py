@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbops.kernel import Array, lanes, prange
+from nbops.kernel import Array, Dtypes, Tasks, lanes, prange
 from nbops.op import op
 from nbops.ops.elementwise import multiply
 from nbops.ops.shapes import expand_dims, reshape, shape_of, transpose
+from nbops.tuned import gemm_cpu
 
 __all__ = ["dot", "matmul", "matvec", "vecdot", "vecmat"]
 
@@ -157,6 +158,11 @@ def matmul(a: Array, b: Array, out: Array) -> None:
         for p in range(a.shape[1]):
             for j in lanes(b.shape[1]):
                 out[i, j] += a[i, p] * b[p, j]
+
+
+@matmul.tune
+def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    return gemm_cpu.product_tasks(dtypes[0]) if dtypes[0].kind == "f" else None
 
 
 @matmul.gradient

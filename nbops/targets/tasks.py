@@ -22,7 +22,7 @@ from nbops import compiler
 from nbops.frame import CORE, GENERAL, ROW_WIDTH, ROWS, WIDTH, item_offset
 from nbops.signature import Signature
 
-__all__ = ["TASK", "call_task", "compile_task", "frame_pointer"]
+__all__ = ["TASK", "call_task", "compile_task", "frame_pointer", "operands_intrinsic"]
 
 FRAME = types.CPointer(types.int64)
 TASK = types.void(FRAME, types.int64, types.int64)
@@ -98,7 +98,7 @@ def compile_task(
         template,
         f"{kind}_{'_'.join(d.name for d in dtypes)}_{layout & 0xFF}",
         loop=compiled_loop,
-        operands=_operands_intrinsic(signature, dtypes, layout),
+        operands=operands_intrinsic(signature, dtypes, layout),
     )
     return compiler.native(TASK, task)
 
@@ -117,7 +117,7 @@ def _modules_with(ranges: dict[str, Any], function: Callable[..., Any]) -> dict[
     }
 
 
-def _operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layout: int) -> Any:
+def operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layout: int) -> Any:
     """An intrinsic ``operands(frame, item, first, count)`` that returns an item's arrays as a tuple."""
     elementwise = signature.is_elementwise
     order = "A" if layout == GENERAL else "C"
