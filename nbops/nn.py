@@ -20,6 +20,7 @@ import tensorflow as tf
 
 import nbops
 from nbops.data import BatchGenerator
+from nbops.ops.losses import EPSILON
 
 __all__ = [
     "BatchGenerator",
@@ -69,14 +70,16 @@ def _tensorflow_dense(x: Any, w: Any, b: Any, activation: str | None) -> Any:
     return _TENSORFLOW_ACTIVATIONS[activation or "linear"](tf.matmul(x, w) + b)
 
 
+def _tensorflow_crossentropy(labels: Any, probabilities: Any) -> Any:
+    # Keras's formula. Its function takes another one in a graph, where it looks behind the softmax for the
+    # logits; written out, a step gives the same eager and traced, and the same as nbops.
+    clipped = tf.clip_by_value(probabilities, EPSILON, 1 - EPSILON)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(labels, tf.int64), tf.math.log(clipped))
+
+
 OPS = {
     "nbops": Ops("nbops", nbops.dense, nbops.sparse_categorical_crossentropy, nbops.mean),
-    "tensorflow": Ops(
-        "tensorflow",
-        _tensorflow_dense,
-        lambda labels, probabilities: tf.keras.losses.sparse_categorical_crossentropy(labels, probabilities),
-        tf.reduce_mean,
-    ),
+    "tensorflow": Ops("tensorflow", _tensorflow_dense, _tensorflow_crossentropy, tf.reduce_mean),
 }
 
 
@@ -236,6 +239,11 @@ def update_weights(
     optimizer : keras.optimizers.Optimizer, optional
         Updates the weights in its own way, with its own learning rate.
 
+    Raises
+    ------
+    ValueError
+        When there are not as many gradients as weights.
+
     Examples
     --------
     >>> import tensorflow as tf
@@ -245,6 +253,8 @@ def update_weights(
     >>> w.numpy()
     array([0., 1.], dtype=float32)
     """
+    if len(gradients) != len(weights):
+        raise ValueError(f"update_weights: {len(gradients)} gradients came for {len(weights)} weights")
     if optimizer is not None:
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return

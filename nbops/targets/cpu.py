@@ -46,7 +46,7 @@ def _spread(task: int, frame: int, items: int, workers: int, grain: int) -> None
 
 
 @functools.cache
-def _spread_compiled() -> Any:
+def spread_compiled() -> Any:
     twin = compiler.specialise(_spread, "parallel")
     return compiler.jit(twin, parallel=True)
 
@@ -86,7 +86,7 @@ def _call_serially(task: int, frame: int, items: int, workers: int, grain: int) 
 def run_native() -> Any:
     """`run` as machine code."""
     if _load_threading_layer():
-        return compiler.native(RUN, compiler.specialise(run, "cpu", spread=_spread_compiled()))
+        return compiler.native(RUN, compiler.specialise(run, "cpu", spread=spread_compiled()))
     serial = compiler.jit(compiler.specialise(_call_serially, "serial"))
     return compiler.native(RUN, compiler.specialise(run, "serial", spread=serial))
 

@@ -1,8 +1,8 @@
 """Matrix products on the CPU, behind nbops's task signature.
 
-The work is done by one task per dtype, `nbops.tuned.gemm_kernel.multiply`, which knows neither batches nor
-frames. What this file compiles is thin: for each kind of product a serial and a parallel task, which write an
-argument block for every batch item and call that task by its symbol::
+The work is done by one task per dtype, `nbops.tuned.gemm_kernel.multiply`, which knows neither batches
+nor frames. What this file compiles is thin: for each kind of product a serial and a parallel task, which
+write an argument block for every batch item and call that task by its symbol::
 
     product_tasks  ---+                                             +--> multiply(block, 0, 1)        serial
     dense_tasks    ---+-- frame --> argument block of one item --->-+
@@ -16,6 +16,7 @@ parallel loop (the two that take long to compile) compiled once.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,7 @@ from nbops.targets import cpu
 from nbops.targets.tasks import TASK
 from nbops.tuned import gemm_tasks
 from nbops.tuned.gemm_kernel import multiply
-from nbops.tuned.tile import host_tile
+from nbops.tuned.vectors import host_tile
 
 __all__ = ["Tasks", "dense_tasks", "product_tasks", "weight_gradient_tasks"]
 
@@ -69,8 +70,8 @@ def product_tasks(dtype: Any) -> Tasks:
 
     Notes
     -----
-    Compiles on the first call for a dtype, or loads from the disk cache. An element's bits depend on its row of
-    `a` and its column of `b` alone, not on the other rows or columns, the strides or the number of threads.
+    Compiles on the first call for a dtype, or loads from the disk cache. An element's bits depend on its row
+    of `a` and its column of `b` alone, not on the other rows or columns, the strides or how many threads.
     """
     return _tasks(np.dtype(dtype), "product", gemm_tasks.run_products)
 
@@ -87,7 +88,9 @@ def dense_tasks(dtype: Any, activation: str = "linear") -> Tasks:
     """
     if activation not in ("linear", "relu"):
         raise ValueError(f"activation {activation!r}: only 'linear' and 'relu' are fused into the product")
-    return _tasks(np.dtype(dtype), f"dense_{activation}", gemm_tasks.run_dense, RELU=int(activation == "relu"))
+    return _tasks(
+        np.dtype(dtype), f"dense_{activation}", gemm_tasks.run_dense, RELU=int(activation == "relu")
+    )
 
 
 def weight_gradient_tasks(dtype: Any) -> Tasks:
@@ -106,16 +109,24 @@ def weight_gradient_tasks(dtype: Any) -> Tasks:
 BATCH, LAUNCHER = "nbops_gemm_batch", "nbops_gemm_launch"
 
 
-@functools.cache
+_compiling = threading.RLock()
+
+
 def _tasks(dtype: np.dtype, name: str, template: Callable[..., None], **names: Any) -> Tasks:
+    with _compiling:  # a second thread must not move a symbol from code that is in use
+        return _compile_tasks(dtype, name, template, **names)
+
+
+@functools.cache
+def _compile_tasks(dtype: np.dtype, name: str, template: Callable[..., None], **names: Any) -> Tasks:
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"{name}: dtype is {dtype}; only float32 and float64 have a tuned product")
-    kernel, batch = _kernel(dtype), _batch()
+    shared = (_kernel(dtype), *_batch())
     serial, parallel = (
-        _task(template, f"{name}_{'parallel' if flag else 'serial'}_{dtype}", dtype, PARALLEL=flag, **names)
+        _task(template, f"{name}_{'parallel' if flag else 'serial'}_{dtype}", dtype, ALL_CORES=flag, **names)
         for flag in (0, 1)
     )
-    return Tasks(serial.address, parallel.address, (kernel, batch, serial, parallel))
+    return Tasks(serial.address, parallel.address, (*shared, serial, parallel))
 
 
 def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: Any) -> Any:
@@ -123,8 +134,8 @@ def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: An
     one = np.ones(8 // dtype.itemsize, dtype).view(np.int64)[0]
     names |= {
         "TILE": (tile.mr, tile.nr(dtype.itemsize), dtype.itemsize, int(one)),
-        "kernel_address": _symbol_address(_kernel_symbol(dtype)),
-        "batch_address": _symbol_address(BATCH),
+        "kernel_address": symbol_address(_kernel_symbol(dtype)),
+        "batch_address": symbol_address(BATCH),
     }
     submit = _helper(gemm_tasks.submit, name, **names)
     return compiler.native(TASK, compiler.specialise(template, name, submit=submit, **names))
@@ -143,19 +154,20 @@ def _kernel(dtype: np.dtype) -> Any:
 
 
 @functools.cache
-def _batch() -> Any:
+def _batch() -> tuple[Any, ...]:
     """The compiled `run_batch`, and `launch`, which it calls where there is a threading layer."""
     cpu.start_threads()
     if cpu.threading_layer() is None:
         one = _helper(gemm_tasks.one, "serial")
-        names = {"count_threads": one, "launcher_address": one}
-        launcher = None
-    else:
-        twin = compiler.specialise(gemm_tasks.launch, "gemm", spread=cpu._spread_compiled())
-        launcher = _named(LAUNCHER, compiler.native(TASK, twin))
-        names = {"count_threads": _iget_num_threads, "launcher_address": _symbol_address(LAUNCHER)}
-    batch = compiler.native(TASK, compiler.specialise(gemm_tasks.run_batch, "gemm", **names))
-    return _named(BATCH, batch), launcher
+        return (_compile_batch("serial", count_threads=one, launcher_address=one),)
+    twin = compiler.specialise(gemm_tasks.launch, "gemm", spread=cpu.spread_compiled())
+    launcher = _named(LAUNCHER, compiler.native(TASK, twin))
+    names = {"count_threads": _iget_num_threads, "launcher_address": symbol_address(LAUNCHER)}
+    return _compile_batch("parallel", **names), launcher
+
+
+def _compile_batch(name: str, **names: Any) -> Any:
+    return _named(BATCH, compiler.native(TASK, compiler.specialise(gemm_tasks.run_batch, name, **names)))
 
 
 def _named(symbol: str, task: Any) -> Any:
@@ -169,7 +181,7 @@ def _kernel_symbol(dtype: np.dtype) -> str:
 
 
 @functools.cache
-def _symbol_address(name: str) -> Any:
+def symbol_address(name: str) -> Any:
     """An intrinsic that returns the address of a symbol.
 
     The address differs from process to process and so can't be part of code that is cached on disk; a symbol

@@ -6,12 +6,12 @@ Three steps, all with the task signature ``void task(int64 *words, int64 start, 
     run_dense                ---+--> run_batch  --> multiply(block, 0, 1)                   serial
     run_weight_gradients     ---+               --> launch --> multiply(block, w, w + 1)    parallel, worker w
 
-The functions on the left differ for each kind of product; they say which operand is which. `run_batch` goes
-through the items of the batch; it serves all kinds and dtypes.
+The functions on the left differ for each kind of product; they say which operand is which. `run_batch`
+goes through the items of the batch; it serves all kinds and dtypes.
 
-**Sharing a product between cores.** C is cut into a grid of equal blocks, one for each worker, in multiples of the
-register tile. Columns are cut first, because workers with different columns pack different panels of B; rows are
-cut where there are not enough panels for all workers::
+**Sharing a product between cores.** C is cut into a grid of equal blocks, one for each worker, in
+multiples of the register tile. Columns are cut first, because workers with different columns pack
+different panels of B; rows are cut where there are not enough panels for all workers::
 
     3 workers, grid of 3        4 workers, grid of 2
     [ w0 | w1 | w2 ]            [ w0 | w1 ]
@@ -23,16 +23,14 @@ from __future__ import annotations
 from typing import Any
 
 import numba
-import numpy as np
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbops.compiler import FLAGS
 from nbops.frame import CORE, WIDTH, item_offset
 from nbops.targets.tasks import FRAME, call_task, frame_pointer
-from nbops.tuned.gemm_kernel import (
+from nbops.tuned.gemm_arguments import (
     A_OPERAND,
     A_ROW,
     A_STEP,
@@ -40,9 +38,9 @@ from nbops.tuned.gemm_kernel import (
     B_COLUMN,
     B_OPERAND,
     B_STEP,
-    BIAS,
+    BIAS_COLUMN,
     BIAS_OPERAND,
-    BIAS_STRIDE,
+    BIAS_ROW,
     C_COLUMN,
     C_OPERAND,
     C_ROW,
@@ -55,24 +53,23 @@ from nbops.tuned.gemm_kernel import (
     MR,
     NR,
     ONE,
+    PARALLEL,
     RECTIFY,
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
-    WORKERS,
     A,
     B,
-    C,
     K,
     M,
     N,
     scratch_bytes,
 )
-from nbops.tuned.tile import address_of
+from nbops.tuned.pointers import address_of, allocate, never_inline, release
 
 # What the functions below stand in for is put in their place by `nbops.tuned.gemm_cpu`.
 RELU = 0  # whether the activation is relu
-PARALLEL = 0  # whether all cores share each product
+ALL_CORES = 0  # whether all cores share each product
 TILE = (0, 0, 0, 0)  # mr, nr, the itemsize and the bits of 1.0
 
 
@@ -106,7 +103,7 @@ def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
     raise NotImplementedError
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def argument_block(typingctx: Any) -> Any:
     """A new argument block, all zeros, on the stack of the calling function."""
 
@@ -141,7 +138,7 @@ def run_dense(frame: Any, start: int, stop: int) -> None:
     words[A_ROW], words[A_STEP] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
     words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
     words[C_ROW], words[C_COLUMN] = frame[4 * WIDTH + CORE], frame[4 * WIDTH + CORE + 1]
-    words[BIAS_OPERAND], words[BIAS_STRIDE] = 3, frame[3 * WIDTH + CORE]
+    words[BIAS_OPERAND], words[BIAS_COLUMN] = 3, frame[3 * WIDTH + CORE]
     words[RECTIFY] = RELU
     submit(words, frame, start, stop)
 
@@ -173,7 +170,7 @@ def submit(words: Any, frame: Any, start: int, stop: int) -> None:
     words[FRAME_ADDRESS] = address_of(frame)
     words[MR], words[NR], words[ITEMSIZE] = TILE[0], TILE[1], TILE[2]
     words[KERNEL] = kernel_address()
-    words[WORKERS] = PARALLEL
+    words[PARALLEL] = ALL_CORES
     call_task(batch_address(), address_of(words), start, stop)
 
 
@@ -185,50 +182,40 @@ def run_batch(words: Any, start: int, stop: int) -> None:
 
     Finds out how many workers share a product, and allocates their scratch memory once for all items.
     """
-    if words[N] == 1 and words[M] > 1:
-        transpose(words)
-    workers = count_threads() if words[WORKERS] != 0 else 1
+    if 2 * words[N] <= words[NR] and words[N] < words[M]:
+        transpose(words)  # few columns would leave most of each tile idle
+    frame = frame_pointer(words[FRAME_ADDRESS])
+    workers = count_threads() if words[PARALLEL] != 0 else 1
     m, n, mr, nr = words[M], words[N], words[MR], words[NR]
     grid = grid_columns((m + mr - 1) // mr, (n + nr - 1) // nr, workers)
     words[GRID], words[ROWS], words[COLUMNS] = grid, share(m, workers // grid, mr), share(n, grid, nr)
     size = scratch_bytes(words[ROWS], words[K], words[COLUMNS], mr, nr, words[ITEMSIZE])
-    scratch = np.empty(workers * size + LINE, np.uint8)
-    words[SCRATCH] = (scratch.ctypes.data + LINE - 1) // LINE * LINE
+    memory = allocate(workers * size + LINE)
+    words[SCRATCH] = (memory + LINE - 1) // LINE * LINE
     words[SCRATCH_SIZE] = size
     for item in range(start, stop):
-        set_address(words, A, A_OPERAND, item)
-        set_address(words, B, B_OPERAND, item)
-        set_address(words, C, C_OPERAND, item)
-        set_address(words, BIAS, BIAS_OPERAND, item)
+        for operand in range(4):
+            row = words[A_OPERAND + operand]
+            if row != 0:
+                words[A + 3 * operand] = frame[row * WIDTH] + item_offset(frame, row, item)
         if workers == 1:
             call_task(words[KERNEL], address_of(words), 0, 1)
         else:
             call_task(launcher_address(), address_of(words), words[KERNEL], workers)
-        scratch[0] = 0  # keeps Numba from freeing the memory before the call
-
-
-@numba.njit(**FLAGS)
-def set_address(words: Any, target: int, operand: int, item: int) -> None:
-    """Write the address that an operand has in a batch item, where the block names an operand."""
-    row = words[operand]
-    if row != 0:
-        frame = frame_pointer(words[FRAME_ADDRESS])
-        words[target] = frame[row * WIDTH] + item_offset(frame, row, item)
+    release(memory)
 
 
 @numba.njit(**FLAGS)
 def transpose(words: Any) -> None:
-    """Make ``C = A @ B + bias`` with one column ``C.T = B.T @ A.T + bias``, which has one row.
-
-    The bias is one number for all elements now, and so has stride 0.
-    """
+    """Make ``C = A @ B + bias`` the same as ``C.T = B.T @ A.T + bias.T``."""
+    never_inline()
     words[M], words[N] = words[N], words[M]
     words[A_OPERAND], words[B_OPERAND] = words[B_OPERAND], words[A_OPERAND]
     words[A], words[B] = words[B], words[A]
     words[A_ROW], words[B_COLUMN] = words[B_COLUMN], words[A_ROW]
     words[A_STEP], words[B_STEP] = words[B_STEP], words[A_STEP]
     words[C_ROW], words[C_COLUMN] = words[C_COLUMN], words[C_ROW]
-    words[BIAS_STRIDE] = 0
+    words[BIAS_ROW], words[BIAS_COLUMN] = words[BIAS_COLUMN], words[BIAS_ROW]
 
 
 @numba.njit(**FLAGS)
@@ -240,14 +227,14 @@ def share(length: int, workers: int, unit: int) -> int:
 
 @numba.njit(**FLAGS)
 def grid_columns(strips: int, panels: int, workers: int) -> int:
-    """Into how many groups of columns C is cut, when it has so many strips of mr rows and panels of nr columns.
+    """Into how many groups of columns C is cut, given its strips of mr rows and panels of nr columns.
 
     The most that divide the workers, unless that leaves workers idle or their shares too unequal.
     """
     for columns in range(workers, 1, -1):
-        if workers % columns == 0 and panels >= 2 * columns:
-            if panels % columns == 0 or panels >= 8 * columns:
-                return columns
+        even = panels % columns == 0 or panels >= 8 * columns
+        if workers % columns == 0 and panels >= 2 * columns and even:
+            return columns
     if strips < workers:
         return max(1, min(workers, panels))
     return 1

@@ -1,0 +1,405 @@
+"""The tuned matrix products against NumPy in float64: every layout, ragged size and special value."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from nbops import frame as frames
+from nbops.signature import Signature
+from nbops.targets import cpu
+from nbops.tuned.gemm_arguments import KC, MC, NC, inner_block
+from nbops.tuned.gemm_cpu import Tasks, dense_tasks, product_tasks, weight_gradient_tasks
+from nbops.tuned.gemm_tasks import grid_columns, share
+from nbops.tuned.vectors import host_tile, tile_shape
+
+PRODUCT = Signature.parse("(m,k),(k,n)->(m,n)")
+DENSE = Signature.parse("(m,k),(k,n),(n)->(m,n)")
+GRADIENT = Signature.parse("(m,k),(m,n)->(k,n),(n)")
+TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+DTYPES = ["float32", "float64"]
+MODES = ["serial", "parallel"]
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "rows": np.ascontiguousarray,
+    "columns": np.asfortranarray,
+    "padded": lambda a: np.pad(a, ((0, 0), (0, 5)))[:, : a.shape[1]],
+    "spread": lambda a: np.repeat(np.repeat(a, 2, 0), 3, 1)[::2, ::3],
+    "reversed": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
+    "unaligned": lambda a: unaligned(a),
+}
+
+
+def unaligned(a: np.ndarray) -> np.ndarray:
+    """A copy whose strides and address are no multiples of the element's size."""
+    records = np.zeros(a.shape, np.dtype([("pad", "i1"), ("x", a.dtype)]))
+    records["x"] = a
+    return records["x"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> None:
+    cpu.start_threads()
+
+
+def run(address: int, signature: Signature, *arrays: np.ndarray) -> None:
+    """Call a task on arrays whose batch axes already have the outputs' rank and broadcast."""
+    geometry, frame = frames.new_geometry(len(arrays)), frames.new_frame(len(arrays))
+    for row, array in zip(geometry, arrays, strict=True):
+        frames.describe(row, array)
+    frames.build_frame(signature.table, geometry, frame)
+    TASK(address)(frame.ctypes.data, 0, int(frame[0, frames.ITEMS]))
+
+
+def poisoned(*shape: int, dtype: Any) -> np.ndarray:
+    return np.full(shape, np.nan, dtype)
+
+
+def product(
+    tasks: Tasks, mode: str, a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    if out is None:
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        out = poisoned(*batch, a.shape[-2], b.shape[-1], dtype=a.dtype)
+    run(getattr(tasks, mode), PRODUCT, a, b, out)
+    return out
+
+
+def dense(tasks: Tasks, mode: str, x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+    out = poisoned(x.shape[-2], w.shape[-1], dtype=x.dtype)
+    run(getattr(tasks, mode), DENSE, x, w, b, out)
+    return out
+
+
+def gradient(tasks: Tasks, mode: str, x: np.ndarray, dz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    dw, db = poisoned(x.shape[1], dz.shape[1], dtype=x.dtype), poisoned(dz.shape[1], dtype=x.dtype)
+    run(getattr(tasks, mode), GRADIENT, x, dz, dw, db)
+    return dw, db
+
+
+def assert_product(out: np.ndarray, a: np.ndarray, b: np.ndarray, bias: np.ndarray | float = 0.0) -> None:
+    """Each element within the bound of a sum of k products: a few eps * k * sum |a| |b|."""
+    a, b, bias = a.astype(np.float64), b.astype(np.float64), np.asarray(bias, np.float64)
+    bound = np.abs(a) @ np.abs(b) + np.abs(bias)
+    steps = np.sqrt(a.shape[-1]) + 4
+    assert not np.isnan(out).any()
+    assert (np.abs(out - (a @ b + bias)) <= 2 * steps * np.finfo(out.dtype).eps * bound + 1e-300).all()
+
+
+def random(rng: np.random.Generator, dtype: Any, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sizes_around_the_borders_of_tiles_and_blocks(dtype: str, mode: str) -> None:
+    rng = np.random.default_rng(1)
+    tasks, tile = product_tasks(dtype), host_tile()
+    mr, nr = tile.mr, tile.nr(np.dtype(dtype).itemsize)
+    rows = [1, 2, mr - 1, mr, mr + 1, 3 * mr + 1, MC, MC + 1]
+    columns = [1, 2, nr // 2, nr - 1, nr, nr + 1, 2 * nr, 7 * nr + 3]
+    inner = [1, 2, 15, 16, 17, KC - 1, KC, KC + 1, 2 * KC + 3]
+    sizes = [(m, 19, n) for m, n in itertools.product(rows, columns)]
+    sizes += [(m, k, n) for k in inner for m, n in ((1, 3 * nr + 1), (mr + 1, nr + 1), (MC + 1, 1), (2, 300))]
+    sizes += [(1, 5, NC + 99), (3, 5, NC + 1), (9, 40, NC + nr + 1), (4, 500, 1100)]
+    for m, k, n in sizes:
+        a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
+        assert_product(product(tasks, mode, a, b), a, b)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout_b", LAYOUTS)
+@pytest.mark.parametrize("layout_a", LAYOUTS)
+def test_layouts_of_inputs(layout_a: str, layout_b: str, dtype: str, mode: str) -> None:
+    rng = np.random.default_rng(2)
+    tasks = product_tasks(dtype)
+    for m, k, n in ((1, 33, 50), (3, 450, 30), (37, 53, 151), (70, 20, 5), (50, 9, 1)):
+        a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
+        a_view, b_view = LAYOUTS[layout_a](a), LAYOUTS[layout_b](b)
+        out = product(tasks, mode, a_view, b_view)
+        assert_product(out, a, b)
+        assert out.tobytes() == product(tasks, "serial", a, b).tobytes()  # strides don't change a bit
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_the_output(layout: str, dtype: str, mode: str) -> None:
+    rng = np.random.default_rng(3)
+    for m, k, n in ((1, 33, 50), (37, 850, 51), (20, 9, 3), (50, 9, 1)):
+        a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
+        out = LAYOUTS[layout](poisoned(m, n, dtype=dtype))
+        assert_product(product(product_tasks(dtype), mode, a, b, out), a, b)
+
+
+def test_nothing_beyond_the_output_is_written() -> None:
+    rng = np.random.default_rng(4)
+    around = np.full((11, 40), 7.0, np.float32)
+    a, b = random(rng, np.float32, 9, 5), random(rng, np.float32, 5, 31)
+    product(product_tasks("float32"), "serial", a, b, around[1:10, 4:35])
+    around[1:10, 4:35] = 7.0
+    assert (around == 7.0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_zero_strides(dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    one, row, column = random(rng, dtype, 1, 1), random(rng, dtype, 1, 40), random(rng, dtype, 40, 1)
+    for a, b in itertools.product((one, row, column), repeat=2):
+        a, b = np.broadcast_to(a, (40, 40)), np.broadcast_to(b, (40, 40))
+        assert_product(product(product_tasks(dtype), "serial", a, b), a, b)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [s for s in itertools.product((0, 1, 30), repeat=3) if 0 in s])
+def test_empty(size: tuple[int, int, int], mode: str) -> None:
+    m, k, n = size
+    x, w, b = np.ones((m, k), "f4"), np.ones((k, n), "f4"), np.arange(n, dtype="f4") - 3
+    assert (product(product_tasks("f4"), mode, x, w) == np.zeros((m, n))).all()
+    assert (dense(dense_tasks("f4", "relu"), mode, x, w, b) == np.maximum(b, 0)).all()
+    dw, db = gradient(weight_gradient_tasks("f4"), mode, x.T, w)
+    assert (dw == np.zeros((m, n))).all()
+    assert (db == w.sum(0)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(1, 9, 60), (3, 600, 60), (30, 450, 70), (30, 9, 2), (8, 3, 4)])
+def test_nan_and_infinity(size: tuple[int, int, int], dtype: str) -> None:
+    m, k, n = size
+    rng = np.random.default_rng(6)
+    a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
+    a[0, 1], a[m - 1, k - 1] = np.inf, -np.inf
+    b[0, n - 1], b[1, 0] = np.nan, 0.0
+    with np.errstate(invalid="ignore"):
+        expected = a.astype("f8") @ b.astype("f8")
+    zero = np.zeros(n, dtype)
+    for out in (
+        product(product_tasks(dtype), "serial", a, b),
+        dense(dense_tasks(dtype, "linear"), "serial", a, b, zero),
+    ):
+        assert np.array_equal(np.isnan(out), np.isnan(expected))
+        finite = np.isfinite(expected)
+        assert np.array_equal(out[~finite], expected[~finite].astype(dtype), equal_nan=True)
+        assert np.isfinite(out[finite]).all()
+    rectified = dense(dense_tasks(dtype, "relu"), "serial", a, b, zero)
+    assert np.array_equal(np.isnan(rectified), np.isnan(expected))
+    assert (rectified[expected == -np.inf] == 0).all()
+    assert (rectified[expected == np.inf] == np.inf).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "size", [(1, 9, 60), (3, 600, 60), (33, 850, 70), (30, 9, 2), (64, 128, 10), (90, 7, 99)]
+)
+def test_dense(size: tuple[int, int, int], dtype: str, mode: str) -> None:
+    m, k, n = size
+    rng = np.random.default_rng(7)
+    x, w = random(rng, dtype, m, k), random(rng, dtype, k, n)
+    bias = random(rng, dtype, 2 * n)
+    for b in (bias[:n], bias[::2], bias[n - 1 :: -1], np.broadcast_to(bias[:1], (n,))):
+        linear = dense(dense_tasks(dtype, "linear"), mode, x, w, b)
+        assert_product(linear, x, w, b)
+        assert np.array_equal(
+            dense(dense_tasks(dtype, "relu"), mode, x, w, b), np.where(linear < 0, 0, linear)
+        )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "size", [(1, 9, 60), (33, 850, 70), (30, 2, 9), (10, 128, 64), (128, 1, 1), (70, 500, 1)]
+)
+def test_weight_gradient(size: tuple[int, int, int], dtype: str, mode: str) -> None:
+    k, m, n = size
+    rng = np.random.default_rng(8)
+    x, dz = random(rng, dtype, m, k), random(rng, dtype, m, n)
+    for dz_view in (dz, np.asfortranarray(dz), dz[::-1].copy()[::-1]):
+        dw, db = gradient(weight_gradient_tasks(dtype), mode, x, dz_view)
+        assert_product(dw, x.T, dz)
+        assert_product(db, np.ones((1, m)), dz)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_batches(mode: str) -> None:
+    rng = np.random.default_rng(9)
+    for batch_a, batch_b in (((5,), ()), ((), (5,)), ((2, 1, 3), (4, 1)), ((2, 3), (2, 3)), ((0,), ())):
+        for m, k, n in ((7, 5, 30), (9, 4, 1)):
+            a, b = random(rng, "f4", *batch_a, m, k), random(rng, "f4", *batch_b, k, n)
+            assert_product(product(product_tasks("f4"), mode, a, b), a, b)
+
+
+def test_part_of_a_batch() -> None:
+    rng = np.random.default_rng(10)
+    a, b = random(rng, "f4", 6, 3, 4), random(rng, "f4", 4, 5)
+    out = poisoned(6, 3, 5, dtype="f4")
+    geometry, frame = frames.new_geometry(3), frames.new_frame(3)
+    for row, array in zip(geometry, (a, b, out), strict=True):
+        frames.describe(row, array)
+    frames.build_frame(PRODUCT.table, geometry, frame)
+    TASK(product_tasks("f4").serial)(frame.ctypes.data, 2, 4)
+    assert_product(out[2:4], a[2:4], b)
+    assert np.isnan(out[[0, 1, 4, 5]]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 16, 17, 399, 401, 1203])
+def test_a_part_has_the_same_bits_as_in_the_whole(k: int, dtype: str) -> None:
+    """Whichever of the kernel's ways a row or column goes through: alone, few, many, ragged, transposed."""
+    rng = np.random.default_rng(11)
+    tasks, activated = product_tasks(dtype), dense_tasks(dtype, "relu")
+    a, b, bias = random(rng, dtype, 61, k), random(rng, dtype, k, 203), random(rng, dtype, 203)
+    whole, whole_dense = product(tasks, "serial", a, b), dense(activated, "serial", a, b, bias)
+    for rows in (slice(0, 1), slice(60, 61), slice(1, 4), slice(3, 9), slice(0, 60)):
+        for columns in (slice(0, 203), slice(5, 6), slice(7, 12), slice(3, 28), slice(100, 203)):
+            for mode in MODES:
+                part = product(tasks, mode, a[rows], b[:, columns])
+                assert part.tobytes() == whole[rows, columns].tobytes()
+                part = dense(activated, mode, a[rows], b[:, columns], bias[columns])
+                assert part.tobytes() == whole_dense[rows, columns].tobytes()
+
+
+def fingerprint() -> str:
+    """A digest of results that many threads share."""
+    rng = np.random.default_rng(12)
+    digest = hashlib.sha256()
+    for m, k, n in ((61, 500, 203), (300, 70, 10), (1, 300, 900), (5, 900, 90)):
+        x, w, b = random(rng, "f4", m, k), random(rng, "f4", k, n), random(rng, "f4", n)
+        digest.update(product(product_tasks("f4"), "parallel", x, w))
+        digest.update(dense(dense_tasks("f4", "relu"), "parallel", x, w, b))
+        dz = product(product_tasks("f4"), "serial", x, w)
+        for part in gradient(weight_gradient_tasks("f4"), "parallel", x, dz):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def python(code: str, **environment: str) -> str:
+    folders = [os.path.dirname(os.path.dirname(os.path.abspath(p))) for p in (frames.__file__, __file__)]
+    tests = os.path.dirname(os.path.abspath(__file__))
+    paths = os.pathsep.join([*folders, tests, os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_same_bits_for_every_number_of_threads_and_a_warm_cache() -> None:
+    expected = set()
+    for count in range(1, numba.get_num_threads() + 1):
+        numba.set_num_threads(count)
+        expected.add(fingerprint())
+    assert len(expected) == 1
+    code = """
+import time
+from nbops.targets import cpu
+cpu.start_threads()
+from nbops.tuned import gemm_cpu
+start = time.perf_counter()
+owners = gemm_cpu.product_tasks("f4").owners
+print(time.perf_counter() - start)
+print(all(task.cache_hits for task in owners))
+import test_gemm_cpu
+print(test_gemm_cpu.fingerprint())
+"""
+    seconds, hits, found = python(code, NUMBA_NUM_THREADS="7").split()
+    assert {found} == expected
+    assert hits == "True"
+    assert float(seconds) < 1
+
+
+def test_importing_compiles_nothing() -> None:
+    code = """
+from numba.core import event
+import nbops.frame, nbops.targets.cpu
+with event.install_recorder("numba:compile") as recorder:
+    import nbops.tuned.gemm_cpu
+print(len(recorder.buffer))
+"""
+    assert python(code) == "0"
+
+
+def test_grid_covers_every_element_once() -> None:
+    for m, n, workers in itertools.product((1, 4, 30, 1000), (1, 24, 100, 3000), (1, 2, 3, 6, 16)):
+        strips, panels = -(-m // 4), -(-n // 24)
+        grid = grid_columns(strips, panels, workers)
+        rows, columns = share(m, workers // grid, 4), share(n, grid, 24)
+        assert 1 <= grid <= workers
+        assert rows * (workers // grid) >= m
+        assert columns * grid >= n
+
+
+def test_blocks_of_the_inner_axis_are_at_most_kc() -> None:
+    for k in range(2000):
+        assert 0 < inner_block(k) <= KC
+        assert inner_block(k) % 16 == 0
+
+
+def test_block_sizes_are_multiples_of_every_tile() -> None:
+    processors = ["", "+sse2", "+avx", "+avx,+fma", "+avx,+fma,+avx512f"]
+    tiles = [tile_shape("x86_64", p) for p in processors] + [tile_shape("aarch64", "")]
+    for tile, itemsize in itertools.product(tiles, (4, 8)):
+        assert MC % tile.mr == 0
+        assert NC % tile.nr(itemsize) == 0
+
+
+def test_unsupported() -> None:
+    with pytest.raises(TypeError, match="only float32 and float64"):
+        product_tasks("int32")
+    with pytest.raises(ValueError, match="only 'linear' and 'relu'"):
+        dense_tasks("float32", "tanh")
+
+
+on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86 processors")
+
+
+@on_x86
+def test_a_processor_without_avx(tmp_path: Any) -> None:
+    """The narrowest vectors and no fused multiply-add: the same code, compiled for another tile, and run."""
+    code = """
+import numpy, test_gemm_cpu as t
+assert t.host_tile() == (16, 4, 2, False), t.host_tile()
+t.cpu.start_threads()
+rng = numpy.random.default_rng(0)
+for m, k, n in (1, 9, 60), (33, 850, 70), (30, 9, 2):
+    a, b = t.random(rng, "f4", m, k), t.random(rng, "f4", k, n)
+    t.assert_product(t.product(t.product_tasks("f4"), "parallel", a, b), a, b)
+"""
+    python(code, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="+sse2", NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@on_x86
+def test_a_processor_with_avx512(tmp_path: Any) -> None:
+    """Only compiled, and its inner loop inspected: 24 accumulators, none of which goes to memory."""
+    code = """
+import re, numpy
+from nbops.tuned import gemm_cpu
+assembly = gemm_cpu._kernel(numpy.dtype("f4"))._library.get_asm_str()
+blocks = re.split(r"^\\.?L\\w+:", assembly, flags=re.M)
+loops = [b for b in blocks if b.count("vfmadd") >= 24 and "zmm" in b]
+spills = [b for b in loops if re.search(r"vmov\\w+\\s+%zmm\\d+, .*%rsp", b)]
+print(max(b.count("vfmadd") for b in loops), len(spills))
+"""
+    features = "+avx,+avx2,+fma,+avx512f,+avx512vl,+avx512dq,+avx512bw"
+    answer = python(
+        code, NUMBA_CPU_NAME="skylake-avx512", NUMBA_CPU_FEATURES=features, NUMBA_CACHE_DIR=str(tmp_path)
+    )
+    multiply_adds, spills = map(int, answer.split())
+    assert multiply_adds % 24 == 0
+    assert spills == 0
