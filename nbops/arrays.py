@@ -40,11 +40,13 @@ def as_array(value: Any, name: str, argument: str) -> Any:
     """
     if type(value) is np.ndarray or type(value) in (int, float):
         return value
-    if isinstance(value, np.ma.MaskedArray | np.matrix):
+    if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name}: {argument} is a {type(value).__name__}, whose rules a loop over plain memory "
-            "would break; pass an ndarray (x.filled(...), np.asarray(x))"
+            f"{name}: {argument} is a masked array, and its mask would be ignored; "
+            "pass x.filled(...) or x.compressed()"
         )
+    if isinstance(value, np.matrix):
+        raise TypeError(f"{name}: {argument} is a matrix, whose * differs; pass np.asarray(x)")
     try:
         array = np.asarray(value)
     except ValueError as error:

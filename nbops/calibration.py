@@ -113,6 +113,8 @@ def _save(layer: str | None, threads: int, result: dict[str, Any]) -> None:
     try:
         kept = json.loads(place.read_text())
     except (OSError, ValueError):
+        kept = None
+    if not isinstance(kept, dict):
         kept = {}
     kept[_key(layer, threads)] = result
     try:

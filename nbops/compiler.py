@@ -116,10 +116,15 @@ def _hash_function(function: FunctionType, hasher: Any, seen: set[int]) -> None:
         return
     seen.add(id(function))
     _hash_code(function.__code__, hasher)
-    for name in sorted(_global_names(function.__code__)):
+    names = sorted(_global_names(function.__code__))
+    for name in names:
         if name in function.__globals__:
+            value = function.__globals__[name]
             hasher.update(name.encode())
-            _hash_value(function.__globals__[name], hasher, seen)
+            _hash_value(value, hasher, seen)
+            if isinstance(value, ModuleType) and not _is_foreign(value.__name__):
+                for attribute in names:  # helpers.step(x)
+                    _hash_value(getattr(value, attribute, None), hasher, seen)
     for cell in function.__closure__ or ():
         _hash_value(cell.cell_contents, hasher, seen)
     for value in function.__defaults__ or ():
@@ -152,18 +157,28 @@ def _hash_value(value: Any, hasher: Any, seen: set[int]) -> None:
     elif isinstance(cache_key, str):  # an intrinsic made by nbops says what it was made from
         hasher.update(cache_key.encode())
     elif isinstance(value, FunctionType):
-        if (value.__module__ or "").split(".")[0] not in ("numba", "numpy"):
+        if not _is_foreign(value.__module__ or ""):
             _hash_function(value, hasher, seen)
     elif hasattr(value, "_defn"):  # an intrinsic
         _hash_function(value._defn, hasher, seen)
     elif isinstance(value, ModuleType | type):
         hasher.update(value.__name__.encode())
     elif isinstance(value, np.ndarray):
+        hasher.update(repr((value.dtype, value.shape)).encode())
         hasher.update(value.tobytes())
+    elif isinstance(value, tuple):
+        hasher.update(repr(len(value)).encode())
+        for element in value:
+            _hash_value(element, hasher, seen)
     else:
         hasher.update(repr(value).encode() if _stable(value) else type(value).__name__.encode())
 
 
+def _is_foreign(module: str) -> bool:
+    """Whether code is of a library whose version Numba's own cache key has."""
+    return module.split(".")[0] in ("numba", "numpy", "llvmlite")
+
+
 def _stable(value: Any) -> bool:
     """Whether `repr` of a value is the same in every process."""
-    return isinstance(value, str | bytes | int | float | complex | tuple | np.generic | np.dtype)
+    return isinstance(value, str | bytes | int | float | complex | np.generic | np.dtype)

@@ -212,7 +212,7 @@ def start() -> None:
     cpu.STATE[cpu.BREAK_EVEN] = calibration.break_even(cpu.threading_layer(), threads)
 
 
-def decide(work: Work, target: str | None = None) -> Decision:
+def choose(work: Work, target: str | None = None) -> Decision:
     """The first rule's answer.
 
     Parameters
@@ -227,9 +227,15 @@ def decide(work: Work, target: str | None = None) -> Decision:
     for rule in RULES:
         decision = rule(work, asked)
         if decision is not None:
-            remember_decision(decision)
             return decision
     raise AssertionError("the last rule always answers")
+
+
+def decide(work: Work, target: str | None = None) -> Decision:
+    """`choose`, for a call that is made: `last_decision` will tell it."""
+    decision = choose(work, target)
+    remember_decision(decision)
+    return decision
 
 
 def predicted_microseconds(work: Work, workers: int) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Integers", "Types", "compute_dtype"]
+__all__ = ["Integers", "Types", "check_real", "compute_dtype"]
 
 #: What an op does with integers: ``keep`` computes in them, ``float`` promotes them as NumPy's exp does,
 #: ``float64`` as NumPy's divide does.
@@ -26,6 +26,21 @@ _SUPPORTED = (*_HALF, "float32", "float64", *(f"{u}int{b}" for u in ("", "u") fo
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """float32 for half precision, the dtype itself otherwise."""
     return np.dtype(np.float32) if dtype.name in _HALF else dtype
+
+
+def check_real(dtype: np.dtype[Any], name: str, argument: str) -> None:
+    """Raise TypeError unless arrays of this dtype are taken.
+
+    Raises
+    ------
+    TypeError
+        For anything but float16, bfloat16, float32, float64 and the integers.
+    """
+    if dtype.name not in _SUPPORTED:
+        raise TypeError(
+            f"{name}: {argument} has dtype {dtype}; expected a real number dtype "
+            "(float16, bfloat16, float32, float64, or an integer): convert it with astype"
+        )
 
 
 def promote(operands: Sequence[Any]) -> np.dtype[Any]:
@@ -101,11 +116,7 @@ class Types:
         """
         for x, argument in zip(operands, arguments, strict=True):
             dtype = np.asarray(x).dtype if not isinstance(x, np.ndarray) else x.dtype
-            if dtype.name not in _SUPPORTED:
-                raise TypeError(
-                    f"{name}: {argument} has dtype {dtype}; expected a real number dtype "
-                    "(float16, bfloat16, float32, float64, or an integer): convert it with astype"
-                )
+            check_real(dtype, name, argument)
         generic = [x for x, kind in zip(operands, self.inputs, strict=True) if kind == "T"]
         common = promote(generic) if generic else np.dtype(np.float64)
         if common.kind in "iu" and self.integers != "keep":

@@ -47,6 +47,7 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
     inputs = [arrays.native(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
     places = None if axes is None else normalize_axes(op, axes)
     if places:
+        _check_axes(op, inputs, places)
         inputs = [_core_axes_last(x, own) for x, own in zip(inputs, places, strict=False)]
     geometry, shapes = _infer(op, inputs)
     if places:
@@ -99,6 +100,13 @@ def normalize_axes(op: Op, axes: Axes) -> list[tuple[int, ...]]:
             f"operand, with {wanted} axes"
         )
     return given
+
+
+def _check_axes(op: Op, inputs: list[np.ndarray], places: list[tuple[int, ...]]) -> None:
+    for x, own, argument in zip(inputs, places, op.arguments, strict=False):
+        wrong = [axis for axis in own if not -x.ndim <= axis < x.ndim]
+        if wrong:
+            raise ValueError(f"{op.name}: axis {wrong[0]} is out of range: {argument} is {x.shape}")
 
 
 def _core_axes_last(array: np.ndarray, own: tuple[int, ...]) -> np.ndarray:
@@ -186,7 +194,7 @@ def _run(
         cpu.launch(serial, parallel, table, decision.workers, grain)
     else:
         cpu.launch(serial, 0, table, 1, 1)
-    if decision.rule == "small":
+    if decision.rule == "small" and dispatch.chosen_here() is None:
         op.last_call = repeat.remember(op, operands, table, serial, decision)
 
 

@@ -78,7 +78,7 @@ def explain(op: Op, *operands: Any, target: str | None = None) -> Explanation:
     Raises
     ------
     TypeError
-        When `op` is not an `Op`.
+        When `op` is not an `Op`, or the operands are too few or too many.
 
     Examples
     --------
@@ -88,6 +88,7 @@ def explain(op: Op, *operands: Any, target: str | None = None) -> Explanation:
     """
     if not isinstance(op, Op):
         raise TypeError(f"explain: expected an op such as nbops.matmul; got {op!r}")
+    op.check_count(operands)
     values = [
         np.asarray(x) if arrays.is_tensorflow(x) else arrays.as_array(x, op.name, argument)
         for x, argument in zip(operands, op.arguments, strict=True)
@@ -105,7 +106,7 @@ def explain(op: Op, *operands: Any, target: str | None = None) -> Explanation:
         frame.describe(row, x)
     frame.build_frame(op.signature.table, geometry, table)
     work = execution.estimate(op, table, stand_ins)
-    decision = dispatch.decide(work, target)
+    decision = dispatch.choose(work, target)
     workers = dispatch._workers(dispatch.settings())
     limit = int(cpu.STATE[cpu.BREAK_EVEN])
     return Explanation(

@@ -130,10 +130,14 @@ class Op:
                 return result
         return self._call_any(operands, out, axes, target)
 
-    def _call_any(self, operands: tuple[Any, ...], out: Any, axes: Axes | None, target: str | None) -> Any:
+    def check_count(self, operands: Sequence[Any]) -> None:
+        """Raise TypeError unless there are as many operands as inputs."""
         if len(operands) != self.n_inputs:
             names = ", ".join(self.arguments)
             raise TypeError(f"{self.name}: {len(operands)} operands came; expected {names}")
+
+    def _call_any(self, operands: tuple[Any, ...], out: Any, axes: Axes | None, target: str | None) -> Any:
+        self.check_count(operands)
         for x in operands:
             if type(x) is not ndarray and arrays.is_tensorflow(x):
                 return self._call_tensorflow(operands, out, axes, target)

@@ -145,7 +145,7 @@ def maximum(x: Scalar, y: Scalar) -> Scalar:
 
 @maximum.gradient
 def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
-    return keep_where_not_less(x, y, dout), keep_where_less(x, y, dout)
+    return keep_where_taken(x, out, dout), keep_where_not_taken(x, out, dout)
 
 
 @elementwise
@@ -165,29 +165,29 @@ def minimum(x: Scalar, y: Scalar) -> Scalar:
 
 @minimum.gradient
 def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
-    return keep_where_not_less(y, x, dout), keep_where_less(y, x, dout)
+    return keep_where_taken(x, out, dout), keep_where_not_taken(x, out, dout)
 
 
 @elementwise
-def keep_where_not_less(x: Scalar, y: Scalar, value: Scalar) -> Scalar:
-    """value where x >= y, else 0: what the gradient of maximum gives to x."""
-    return value if x >= y else type(value)(0)
+def keep_where_taken(x: Scalar, taken: Scalar, value: Scalar) -> Scalar:
+    """Value where `taken`, the larger or smaller of two, is x, else 0."""
+    return value if x == taken or x != x else type(value)(0)
 
 
-@keep_where_not_less.gradient
-def _(x: Any, y: Any, value: Any, out: Any, dout: Any) -> Any:
-    return None, None, keep_where_not_less(x, y, dout)
+@keep_where_taken.gradient
+def _(x: Any, taken: Any, value: Any, out: Any, dout: Any) -> Any:
+    return None, None, keep_where_taken(x, taken, dout)
 
 
 @elementwise
-def keep_where_less(x: Scalar, y: Scalar, value: Scalar) -> Scalar:
-    """0 where x >= y, else value: what the gradient of maximum gives to y."""
-    return type(value)(0) if x >= y else value
+def keep_where_not_taken(x: Scalar, taken: Scalar, value: Scalar) -> Scalar:
+    """0 where `taken`, the larger or smaller of two, is x, else value."""
+    return type(value)(0) if x == taken or x != x else value
 
 
-@keep_where_less.gradient
-def _(x: Any, y: Any, value: Any, out: Any, dout: Any) -> Any:
-    return None, None, keep_where_less(x, y, dout)
+@keep_where_not_taken.gradient
+def _(x: Any, taken: Any, value: Any, out: Any, dout: Any) -> Any:
+    return None, None, keep_where_not_taken(x, taken, dout)
 
 
 @elementwise
@@ -231,8 +231,8 @@ def add_relu(x: Scalar, y: Scalar) -> Scalar:
     >>> nbops.add_relu(np.array([-3.0, 2.0]), 1.0)
     array([0., 3.])
     """
-    total = x + y
-    return type(total)(0) if total < 0 else total
+    total = type(x)(x + y)  # integers wrap around before they are cut
+    return type(x)(0) if total < 0 else total
 
 
 @add_relu.gradient

@@ -76,12 +76,12 @@ def _(label: Any, x: Any, dout: Any, out: Any, upstream: Any) -> Any:
     return None, by_x, by_dout
 
 
-@op("(),(n)->()", types="int64,T->T")
+@op("(),(n)->()", types="int64,T->T", integers="float")
 def take_label(label: Array, x: Array, out: Array) -> None:
-    """``x[label]``, or NaN (0 for integers) where there is no such element."""
+    """``x[label]``, or NaN where there is no such element."""
     index = label[()]
     if index < 0 or index >= x.shape[0]:
-        out[()] = out.dtype.type(np.nan)
+        out[()] = np.nan
     else:
         out[()] = x[index]
 
@@ -210,7 +210,9 @@ def sparse_categorical_crossentropy(
         import tensorflow as tf
 
         return rows(tf.cast(y_true, tf.int64), y_pred, axes=axes)
-    labels, predictions = np.asarray(y_true), np.asarray(y_pred)
+    name = "sparse_categorical_crossentropy"
+    labels = np.asarray(arrays.as_array(y_true, name, "y_true"))
+    predictions = np.asarray(arrays.as_array(y_pred, name, "y_pred"))
     if labels.dtype.kind == "f" and np.array_equal(labels, np.trunc(labels)):
         labels = labels.astype(np.int64)
     classes = predictions.shape[axis] if predictions.ndim else 0

@@ -6,6 +6,7 @@ Axes before the core axes broadcast, so every product is batched. Accumulation i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nbops.kernel import Array, Dtypes, Tasks, lanes, prange
@@ -206,6 +207,7 @@ def dot(a: Any, b: Any) -> Any:
     ndim = len(b_shape)
     order = (ndim - 2, *range(ndim - 2), ndim - 1)
     columns = [b_shape[axis] for axis in order[1:]]
-    matrix = reshape(transpose(b, order), (b_shape[-2], -1 if 0 not in columns else 0))
+    width = -1 if -1 in columns else math.prod(columns)
+    matrix = reshape(transpose(b, order), (b_shape[-2], width))
     product = vecmat(a, matrix) if len(a_shape) == 1 else matmul(a, matrix)
     return reshape(product, (*a_shape[:-1], *columns))

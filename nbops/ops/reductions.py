@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
+from nbops.dtypes import check_real
 from nbops.kernel import Array, lanes
 from nbops.op import op
 from nbops.ops.elementwise import divide
@@ -80,11 +81,11 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
     array([4., 6.])
     """
     if not arrays.is_tensorflow(x):
-        x = np.asarray(arrays.as_array(x, "sum", "x"))
+        x = _as_numbers(x, "sum")
         if x.dtype.kind in "iu" and x.dtype.itemsize < 8:
             x = x.astype(np.int64 if x.dtype.kind == "i" else np.uint64)
     shape = shape_of(x, "sum")
-    axes = _normalize(axis, len(shape))
+    axes = _normalize(axis, len(shape), "sum")
     kept = [n for i, n in enumerate(shape) if i not in axes]
     result = _sum_axes(x, shape, axes)
     if keepdims:
@@ -95,23 +96,29 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
     return result
 
 
-def _normalize(axis: int | Sequence[int] | None, ndim: int) -> list[int]:
+def _as_numbers(x: Any, name: str) -> np.ndarray:
+    array = np.asarray(arrays.as_array(x, name, "x"))
+    check_real(array.dtype, name, "x")
+    return array
+
+
+def _normalize(axis: int | Sequence[int] | None, ndim: int, name: str) -> list[int]:
     """The axes as sorted non-negative numbers."""
     if axis is None:
         return list(range(ndim))
     given = [axis] if isinstance(axis, int | np.integer) else list(axis)
     for i in given:
         if not -ndim <= i < ndim:
-            raise ValueError(f"sum: axis is {i}, but the array has {ndim} axes")
+            raise ValueError(f"{name}: axis is {i}, but the array has {ndim} axes")
     axes = sorted(i % ndim for i in given)
     if len(set(axes)) != len(axes):
-        raise ValueError(f"sum: axis is {tuple(given)}, which names an axis twice")
+        raise ValueError(f"{name}: axis is {tuple(given)}, which names an axis twice")
     return axes
 
 
 def _sum_axes(x: Any, shape: tuple[int, ...], axes: list[int]) -> Any:
     if not axes:
-        return x
+        return x if arrays.is_tensorflow(x) else x.copy()[()]
     ndim = len(shape)
     first, last = axes[0], axes[-1]
     if axes != list(range(first, last + 1)):  # bring scattered axes together, at the end
@@ -157,8 +164,8 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
         from nbops import tensorflow
 
         return tensorflow.mean(x, axis, keepdims)
-    x = np.asarray(arrays.as_array(x, "mean", "x"))
-    axes = _normalize(axis, x.ndim)
+    x = _as_numbers(x, "mean")
+    axes = _normalize(axis, x.ndim, "mean")
     count = int(np.prod([x.shape[i] for i in axes], dtype=np.int64))
     result_dtype = x.dtype if x.dtype.kind not in "iu" else np.dtype(np.float64)
     wide = np.float32 if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else result_dtype

@@ -75,7 +75,9 @@ def test_an_unknown_rank_stays_unknown_and_still_runs():
 
 
 def test_known_shapes_that_do_not_fit_raise_while_tracing():
-    with pytest.raises(ValueError, match=r"a is \(2, 3\) and b is \(4, 5\); a.shape\[-1\] must equal b.shape"):
+    with pytest.raises(
+        ValueError, match=r"a is \(2, 3\) and b is \(4, 5\); a.shape\[-1\] must equal b.shape"
+    ):
         tf.function(lambda: nbops.matmul(tf.ones((2, 3)), tf.ones((4, 5))))()
 
 
