@@ -12,6 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: train test lint bench clean
 
+train: ARGS ?= --epochs 10 --batch-size 32
 train: $(ENV)
 	$(VENV)/bin/python examples/train_mnist.py $(if $(DATA),--data "$(DATA)") $(ARGS)
 

@@ -35,7 +35,9 @@ def call(op: Op, tensors: Sequence[Any], swapped: tuple[bool, ...]) -> Any:
                 result.set_shape([None if n < 0 else n for n in shape])
 
         def gradient(*douts: Any) -> Any:
-            gradients = op.pull_back(plain, results, douts)
+            # Computed again: `results` has no gradient of its own, and second order needs it.
+            outputs = tf.nest.flatten(run(*inputs))
+            gradients = op.pull_back(plain, outputs, douts)
             return [
                 tf.linalg.matrix_transpose(x) if swap and x is not None else x
                 for x, swap in zip(gradients, swapped, strict=True)
