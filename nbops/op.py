@@ -172,7 +172,7 @@ class Op:
         >>> y
         array([20., 30.])
         >>> pullback(np.ones(2))
-        (array([10., 10.]), array(5.))
+        (array([10., 10.]), np.float64(5.0))
         """
         out = self(*operands)
         outputs = out if isinstance(out, tuple) else (out,)
@@ -253,7 +253,7 @@ def op(
 
     Examples
     --------
-    >>> from numpy import empty, ndarray
+    >>> import numpy as np
     >>> from nbops import lanes, op, prange
     >>> @op("(m,k),(n,k)->(m,n)", name="manhattan")
     ... def manhattan(x, y, out):
@@ -314,7 +314,7 @@ def elementwise(
 
     Examples
     --------
-    >>> from numpy import empty, ndarray
+    >>> import numpy as np
     >>> from nbops import elementwise
     >>> @elementwise
     ... def leaky(x):

@@ -117,12 +117,12 @@ def test_offline_it_uses_the_subset_that_ships_with_it(monkeypatch, capsys, tmp_
         raise Exception("URL fetch failure on https://…: None -- Name or service not known")
 
     monkeypatch.setattr(keras.datasets.mnist, "load_data", no_network)
-    assert train("--epochs", 2, "--json", tmp_path / "out.json") == 0
+    assert train("--epochs", 2, "--batch-size", 32, "--json", tmp_path / "out.json") == 0
     output = capsys.readouterr().out
     assert "mnist_subset.npz that ships with the example" in output
     assert "could not download MNIST (URL fetch failure" in output
     assert "4,000 to train, 1,000 to test" in output
-    assert json.loads((tmp_path / "out.json").read_text())["accuracy"] > 0.3
+    assert json.loads((tmp_path / "out.json").read_text())["accuracy"] > 0.5
 
 
 def test_online_it_uses_keras_s_download(monkeypatch, digits):

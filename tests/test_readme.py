@@ -13,17 +13,16 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), 
 
 
 @pytest.fixture(scope="module")
-def namespace(request, tmp_path_factory):
+def namespace(tmp_path_factory):
     """Every block, run in order in one namespace, from files: Numba wants to see the source."""
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
     names = {}
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))  # for calibrate()
-    request.addfinalizer(monkeypatch.undo)
-    for number, block in enumerate(BLOCKS):
-        path = tmp_path_factory.mktemp("readme") / f"block_{number}.py"
-        path.write_text(block, encoding="utf-8")
-        exec(compile(block, str(path), "exec"), names)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))  # for calibrate()
+        for number, block in enumerate(BLOCKS):
+            path = tmp_path_factory.mktemp("readme") / f"block_{number}.py"
+            path.write_text(block, encoding="utf-8")
+            exec(compile(block, str(path), "exec"), names)
     return names
 
 

@@ -19,7 +19,7 @@ from nbops import compiler
 from nbops.frame import GENERAL
 from nbops.signature import Signature
 from nbops.targets.tasks import TASK, call_task, operands_intrinsic
-from nbops.tuned.gemm_cpu import Tasks, symbol_address, dense_tasks
+from nbops.tuned.gemm_cpu import Tasks, dense_tasks, symbol_address
 from nbops.tuned.pointers import address_of
 
 __all__ = ["activated_dense_tasks"]
