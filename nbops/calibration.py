@@ -7,12 +7,13 @@ the user's cache folder (``NBOPS_CACHE_DIR``, else the platform's usual place).
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,25 +51,30 @@ def break_even(layer: str | None, threads: int) -> int:
         return sys.maxsize
     try:
         kept = json.loads(file().read_text())[_key(layer, threads)]["break_even_ns"]
-        return int(kept)
+        if kept > 0:
+            return int(kept)
     except (OSError, ValueError, KeyError, TypeError):
-        return SHIPPED.get(layer, SHIPPED["workqueue"])
+        pass
+    return SHIPPED.get(layer, SHIPPED["workqueue"])
 
 
-def _median_ns(call: Callable[[], Any], rounds: int = 51) -> float:
-    samples = []
+def _times_ns(calls: Sequence[Callable[[], Any]], rounds: int = 51) -> list[float]:
+    """The 10th percentile of each call's time, taken in turn: others' load only ever adds."""
+    samples: list[list[int]] = [[] for _ in calls]
     for _ in range(rounds):
-        start = time.perf_counter_ns()
-        call()
-        samples.append(time.perf_counter_ns() - start)
-    return statistics.median(samples)
+        for call, times in zip(calls, samples, strict=True):
+            start = time.perf_counter_ns()
+            call()
+            times.append(time.perf_counter_ns() - start)
+    return [statistics.quantiles(times, n=10)[0] for times in samples]
 
 
 def calibrate(save: bool = True) -> dict[str, Any]:
     """Measure the break-even of a parallel launch and use it from now on.
 
-    Times the same elementwise sum, serial and parallel, over growing sizes, and takes the serial time at the
-    first size from which parallel stays ahead. Takes about two seconds.
+    Times the same elementwise sum, serial and parallel in turn, over growing sizes, and takes the serial time
+    at the first size from which parallel stays ahead. Where it never does, as on a machine that is busy, the
+    figure in force stays and nothing is kept. Takes about two seconds.
 
     Parameters
     ----------
@@ -80,7 +86,6 @@ def calibrate(save: bool = True) -> dict[str, Any]:
     dict
         ``layer``, ``threads``, ``break_even_ns``, and under ``samples`` the elements and both times in ns.
     """
-    from nbops import dispatch
     from nbops.ops.elementwise import add
 
     threads = cpu.start_threads()
@@ -89,18 +94,20 @@ def calibrate(save: bool = True) -> dict[str, Any]:
     for exponent in range(10, 23):
         x = np.ones(2**exponent, np.float32)
         out = np.empty_like(x)
-        times = []
-        for target in ("serial", "parallel"):
-            with dispatch.use(target):
-                add(x, x, out=out)
-                times.append(_median_ns(lambda: add(x, x, out=out)))  # noqa: B023
-        samples.append({"elements": x.size, "serial_ns": times[0], "parallel_ns": times[1]})
-    figure = sys.maxsize
+        calls = [functools.partial(add, x, x, out=out, target=t) for t in ("serial", "parallel")]
+        for call in calls:
+            call()
+        serial, parallel = _times_ns(calls)
+        samples.append({"elements": x.size, "serial_ns": serial, "parallel_ns": parallel})
+    figure = None
     overhead = samples[0]["serial_ns"]  # the smallest call is all overhead
     for sample in reversed(samples):
         if sample["parallel_ns"] >= sample["serial_ns"]:
             break
         figure = max(int(sample["serial_ns"] - overhead), 1)
+    if figure is None:  # no size gained: a busy machine, or one core; keep what was in force
+        figure = break_even(layer, threads)
+        save = False
     result = {"layer": layer, "threads": threads, "break_even_ns": figure, "samples": samples}
     cpu.STATE[cpu.BREAK_EVEN] = figure
     if save:

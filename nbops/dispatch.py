@@ -4,6 +4,7 @@
 asked for             ``target=``, ``use("serial")`` or ``NBOPS_TARGET``; what is not there raises
 a TensorFlow value    its registered op, on TensorFlow's device (decided in `nbops.op`, before this list)
 small                 serial: the call takes less than the measured break-even of a parallel launch
+one item              serial: there is one item, and its loop has no ``prange``
 large                 parallel
 ====================  =====================================================================================
 
@@ -42,12 +43,15 @@ class Work:
         Bytes read and written, each operand once.
     step_nanoseconds : float
         What one innermost iteration takes on one core.
+    divisible : bool
+        Whether a single item can be shared between cores.
     """
 
     items: int
     steps: int
     bytes: int
     step_nanoseconds: float
+    divisible: bool = True
 
     @property
     def serial_nanoseconds(self) -> float:
@@ -186,6 +190,12 @@ def _small(work: Work, asked: _Settings) -> Decision | None:
     )
 
 
+def _one_item(work: Work, asked: _Settings) -> Decision | None:
+    if work.items > 1 or work.divisible:
+        return None
+    return Decision("serial", 1, "one item", "there is one item, and its loop can't be shared between cores")
+
+
 def _large(work: Work, asked: _Settings) -> Decision:
     return Decision(
         "parallel",
@@ -196,13 +206,13 @@ def _large(work: Work, asked: _Settings) -> Decision:
     )
 
 
-RULES: tuple[Callable[[Work, _Settings], Decision | None], ...] = (_asked_for, _small, _large)
+RULES: tuple[Callable[[Work, _Settings], Decision | None], ...] = (_asked_for, _small, _one_item, _large)
 
 
 def _workers(asked: _Settings) -> int:
     if not cpu.STATE[cpu.BREAK_EVEN]:
         start()
-    available = int(cpu.STATE[cpu.WORKERS])
+    available = 1 if cpu.STATE[cpu.FORKED] else int(cpu.STATE[cpu.WORKERS])
     return available if asked.threads is None else min(available, asked.threads)
 
 
@@ -236,6 +246,23 @@ def decide(work: Work, target: str | None = None) -> Decision:
     decision = choose(work, target)
     remember_decision(decision)
     return decision
+
+
+def decide_tensorflow(name: str) -> None:
+    """Record that a call on tensors goes to TensorFlow, whose kernel chooses between serial and parallel.
+
+    Raises
+    ------
+    RuntimeError
+        Under `strict`, when another target was asked for.
+    """
+    asked = settings()
+    if asked.strict and asked.target not in ("auto", "cpu"):
+        raise RuntimeError(
+            f"{name}: target {asked.target!r} was asked for, but a TensorFlow value runs where TensorFlow "
+            "places it (strict)"
+        )
+    remember_decision(Decision("tensorflow", 1, "a TensorFlow value", "its registered op, on its device"))
 
 
 def predicted_microseconds(work: Work, workers: int) -> float:

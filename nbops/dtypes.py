@@ -23,6 +23,9 @@ _HALF = ("float16", "bfloat16")
 _SUPPORTED = (*_HALF, "float32", "float64", *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64)))
 
 
+_COMPUTED = tuple(name for name in _SUPPORTED if name not in _HALF)
+
+
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """float32 for half precision, the dtype itself otherwise."""
     return np.dtype(np.float32) if dtype.name in _HALF else dtype
@@ -94,8 +97,10 @@ class Types:
         if len(sides) != 2 or len(sides[0]) != n_inputs or len(sides[1]) != n_outputs:
             raise ValueError(f"types {text!r}: expected {n_inputs} inputs and {n_outputs} outputs")
         for name in sides[0] + sides[1]:
-            if name != "T":
-                np.dtype(name)
+            if name != "T" and name not in _COMPUTED:
+                raise ValueError(f"types {text!r}: {name!r} is neither T nor one of {', '.join(_COMPUTED)}")
+        if "T" in sides[1] and "T" not in sides[0]:
+            raise ValueError(f"types {text!r}: an output is T, but no input is")
         return cls(sides[0], sides[1], integers)
 
     def resolve(

@@ -201,4 +201,5 @@ def _run(
 def estimate(op: Op, table: np.ndarray, operands: Sequence[np.ndarray]) -> dispatch.Work:
     """What a call has to do, for the dispatcher."""
     items, steps = frame.count_steps(op.signature.table, table)
-    return dispatch.Work(items, steps, sum(x.nbytes for x in operands), op.nanoseconds)
+    moved = sum(x.nbytes for x in operands)
+    return dispatch.Work(items, steps, moved, op.nanoseconds, op.kernel.divisible)

@@ -27,6 +27,10 @@ if keras.backend.backend() != "tensorflow":
 _FUSED = {getattr(keras.activations, name): name for name in ("linear", "relu", "sigmoid", "softmax", "tanh")}
 
 
+#: nbops's own functions, which Keras could not save.
+_KERAS_NAMES: dict[Any, str] = {getattr(nbops, name): name for name in ("relu", "sigmoid", "softmax", "tanh")}
+
+
 @keras.saving.register_keras_serializable(package="nbops")
 class Dense(keras.layers.Layer):  # type: ignore[misc]
     """``activation(inputs @ kernel + bias)``, the product, bias and activation in one op.
@@ -75,7 +79,7 @@ kernel_constraint, bias_constraint : optional
         if not isinstance(units, int) or units < 1:
             raise ValueError(f"Dense: units is {units!r}; expected an integer of at least 1")
         self.units = units
-        self.activation = keras.activations.get(activation)
+        self.activation = keras.activations.get(_KERAS_NAMES.get(activation, activation))
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)

@@ -81,6 +81,15 @@ class Kernel:
         """Let `tuner(dtypes, layout)` name tasks that replace the loop on the CPU, or None."""
         self._tuner = tuner
 
+    @property
+    def divisible(self) -> bool:
+        """Whether one item can be shared between cores: elements can, and a loop with ``prange``."""
+        return (
+            self.signature.is_elementwise
+            or self._tuner is not None
+            or "prange" in self.loop.__code__.co_names
+        )
+
     def task(self, dtypes: Dtypes, layout: int, parallel: bool = False) -> int:
         """The address of the task for these dtypes and this layout; 0 if there is no parallel one."""
         key = (dtypes, layout, parallel)

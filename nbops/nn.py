@@ -411,6 +411,7 @@ def fit(
     (20, True)
     """
     images, labels = _training_arrays(model, images, labels)
+    _check_flat(labels, "fit")
     if epochs < 0 or not len(images):
         raise ValueError(f"fit: {epochs} epochs of {len(images)} images came; expected at least one image")
     step = compile_training_step(model, images, labels, learning_rate, optimizer=optimizer)
@@ -430,6 +431,11 @@ def fit(
         if on_epoch is not None:
             on_epoch(epoch)
     return history
+
+
+def _check_flat(labels: np.ndarray, name: str) -> None:
+    if labels.ndim != 1:
+        raise ValueError(f"{name}: the labels are {labels.shape}; expected one integer per image, shape (n,)")
 
 
 def _training_arrays(model: Any, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -497,6 +503,7 @@ def evaluate(model: Any, images: Any, labels: Any, batch_size: int = 1000) -> Ev
     0.75
     """
     labels = np.asarray(labels)
+    _check_flat(labels, "evaluate")
     if len(images) != len(labels) or not len(labels):
         raise ValueError(f"evaluate: {len(images)} images came with {len(labels)} labels")
     predictions = predict(model, images, batch_size)

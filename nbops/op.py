@@ -15,6 +15,7 @@ registry and second derivatives alike.
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, overload
@@ -64,9 +65,13 @@ class Op:
         formula: Callable[..., Any] | None = None,
         doc: str | None = None,
     ) -> None:
+        written = formula or kernel.loop
+        _check_definition(name, arguments, written)
         self.name = name
         self.__name__ = self.__qualname__ = name
         self.__doc__ = doc
+        self.__module__ = written.__module__
+        self.__wrapped__ = written  # inspect.getsource shows the loop, or the formula
         self.signature = signature
         self.kernel = kernel
         self.types = types
@@ -205,6 +210,12 @@ class Op:
                 f"expected {self.n_inputs}, one per input (None where there is none)"
             )
         if self._never_broadcasts(operands):
+            for gradient, operand, argument in zip(gradients, operands, self.arguments, strict=True):
+                if gradient is not None and arrays.rank(gradient) != arrays.rank(operand):
+                    raise ValueError(
+                        f"{self.name}: its gradient rule gave {argument} a gradient with "
+                        f"{arrays.rank(gradient)} axes; {argument} has {arrays.rank(operand)}"
+                    )
             return tuple(gradients)
         return tuple(
             None if gradient is None else sum_to(gradient, operand)
@@ -217,6 +228,34 @@ class Op:
             return True
         ranks = [arrays.rank(x) for x in operands]
         return ranks == [len(names) for names in self.signature.inputs]
+
+
+def _check_definition(name: str, arguments: tuple[str, ...], written: Callable[..., Any]) -> None:
+    """Refuse what would fail later and elsewhere.
+
+    Raises
+    ------
+    ValueError
+        For a name that nbops uses itself, or an argument called like a keyword of every op.
+    TypeError
+        For a loop that raises: a compiled one could not tell its caller.
+    """
+    own = registry.get(name)
+    if own is not None and _is_ours(own.__module__) and not _is_ours(written.__module__):
+        raise ValueError(f"{name!r} is the name of an op of nbops; give yours another with name=")
+    taken = {"out", "axes", "target"} & set(arguments)
+    if taken:
+        raise ValueError(f"{name}: an input is called {min(taken)!r}, a keyword of every op; rename it")
+    raising = {"RAISE_VARARGS", "RERAISE"} & {i.opname for i in dis.get_instructions(written)}
+    if raising:
+        raise TypeError(
+            f"{name}: the loop has a raise or an assert; a compiled loop can't raise: check the "
+            "operands before the call, or write NaN"
+        )
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] == "nbops"
 
 
 def _by_name(name: str) -> Op:

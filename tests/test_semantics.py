@@ -251,7 +251,7 @@ ERRORS = {
     "labels' shape": (
         lambda: nbops.sparse_categorical_crossentropy([0, 1, 1], ONES((2, 3))),
         ValueError,
-        "(3,) and x is (2, 3)|(3,) and p is (2, 3)",
+        "y_true is (3,) and y_pred is (2, 3); expected one label per prediction",
     ),
     "operands": (lambda: nbops.add(ONES(2)), TypeError, "add: 1 operands came; expected x, y"),
     "axes": (

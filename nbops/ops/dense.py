@@ -23,6 +23,8 @@ from nbops.ops.elementwise import relu, relu_gradient, sigmoid, sigmoid_gradient
 from nbops.ops.products import matmul
 from nbops.ops.softmax import softmax, softmax_gradient, softmax_row
 from nbops.tuned import dense_cpu, gemm_cpu
+from nbops.tuned.exponential import exp as exponential
+from nbops.tuned.exponential import tanh as hyperbolic_tangent
 
 __all__ = ["dense"]
 
@@ -42,12 +44,12 @@ def relu_row(row: Array) -> None:
 def sigmoid_row(row: Array) -> None:
     one = row.dtype.type(1)
     for j in range(row.shape[0]):
-        row[j] = one / (one + np.exp(-row[j]))
+        row[j] = one / (one + exponential(-row[j]))
 
 
 def tanh_row(row: Array) -> None:
     for j in range(row.shape[0]):
-        row[j] = np.tanh(row[j])
+        row[j] = hyperbolic_tangent(row[j])
 
 
 def softmax_in_place(row: Array) -> None:
@@ -142,7 +144,7 @@ _unfused: dict[str, Callable[..., Any]] = {
 
 
 def activation_name(activation: Any) -> str:
-    """The name of an activation given as a name, as None (linear), or as nbops's or another's function.
+    """The name of an activation given as a name, as None (linear), or as nbops's own function.
 
     Raises
     ------
@@ -151,12 +153,13 @@ def activation_name(activation: Any) -> str:
     """
     if activation is None:
         return "linear"
-    name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
-    if name not in _by_activation:
-        raise ValueError(
-            f"dense: unknown activation {name!r}; expected None or one of {list(_by_activation)}"
-        )
-    return name
+    for name, function in _unfused.items():
+        if activation is function or (isinstance(activation, str) and activation == name):
+            return name
+    raise ValueError(
+        f"dense: unknown activation {activation!r}; expected None, one of {list(_by_activation)}, or nbops's "
+        "function of that name; call any other function on the result"
+    )
 
 
 def dense(
@@ -176,7 +179,7 @@ def dense(
     w : array_like, shape (k, n)
     b : array_like, shape (n,), optional
         Zero unless given.
-    activation : {None, "linear", "relu", "sigmoid", "tanh", "softmax"} or function of that name
+    activation : {None, "linear", "relu", "sigmoid", "tanh", "softmax"} or nbops's function of that name
     out : ndarray, shape (..., m, n), optional
     target : str, optional
         See `nbops.use`.
@@ -201,6 +204,6 @@ def dense(
     if b is not None:
         return _by_activation[name](x, w, b, out=out, target=target)
     if arrays.is_tensorflow(x) or arrays.is_tensorflow(w):
-        return _unfused[name](matmul(x, w))
+        return _unfused[name](matmul(x, w, out=out, target=target))
     zero = np.zeros(np.shape(w)[-1:], getattr(w, "dtype", np.float64))
     return _by_activation[name](x, w, zero, out=out, target=target)

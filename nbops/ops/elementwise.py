@@ -13,6 +13,8 @@ import numpy as np
 
 from nbops.kernel import Scalar
 from nbops.op import elementwise
+from nbops.tuned.exponential import exp as exponential
+from nbops.tuned.exponential import tanh as hyperbolic_tangent
 
 __all__ = [
     "add",
@@ -244,7 +246,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 # ---- transcendental functions -----------------------------------------------------------------------
 
 
-@elementwise(integers="float", nanoseconds=4.0)
+@elementwise(integers="float", nanoseconds=0.8)
 def exp(x: Scalar) -> Scalar:
     """e to the power x; exp(-inf) is 0, and too large an x gives inf.
 
@@ -254,7 +256,7 @@ def exp(x: Scalar) -> Scalar:
     >>> nbops.exp(np.array([0.0, -np.inf]))
     array([1., 0.])
     """
-    return np.exp(x)
+    return exponential(x)
 
 
 @exp.gradient
@@ -298,7 +300,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
     return divide(dout, add(out, out))
 
 
-@elementwise(integers="float", nanoseconds=8.0)
+@elementwise(integers="float", nanoseconds=1.6)
 def tanh(x: Scalar) -> Scalar:
     """The hyperbolic tangent.
 
@@ -308,7 +310,7 @@ def tanh(x: Scalar) -> Scalar:
     >>> nbops.tanh(np.array([0.0, np.inf]))
     array([0., 1.])
     """
-    return np.tanh(x)
+    return hyperbolic_tangent(x)
 
 
 @tanh.gradient
@@ -327,7 +329,7 @@ def _(y: Any, dy: Any, out: Any, dout: Any) -> Any:
     return negative(multiply(multiply(add(y, y), dy), dout)), tanh_gradient(y, dout)
 
 
-@elementwise(integers="float", nanoseconds=6.0)
+@elementwise(integers="float", nanoseconds=1.2)
 def sigmoid(x: Scalar) -> Scalar:
     """1 / (1 + exp(-x)), the logistic function.
 
@@ -337,7 +339,7 @@ def sigmoid(x: Scalar) -> Scalar:
     >>> nbops.sigmoid(np.array([-np.inf, 0.0, np.inf]))
     array([0. , 0.5, 1. ])
     """
-    return type(x)(1) / (type(x)(1) + np.exp(-x))
+    return type(x)(1) / (type(x)(1) + exponential(-x))
 
 
 @sigmoid.gradient

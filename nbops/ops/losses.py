@@ -23,8 +23,10 @@ from nbops.kernel import Array, Scalar
 from nbops.op import op
 from nbops.ops.elementwise import multiply, subtract
 from nbops.ops.products import vecdot
-from nbops.ops.shapes import expand_dims
-from nbops.ops.softmax import exp_below, largest, softmax, softmax_gradient
+from nbops.ops.shapes import expand_dims, reshape, shape_of
+from nbops.ops.softmax import exp_below, largest, softmax, softmax_gradient, sum_exp_below
+from nbops.tuned import rows_cpu
+from nbops.tuned.twins import compiled_as
 
 __all__ = ["sparse_categorical_crossentropy"]
 
@@ -34,7 +36,7 @@ EPSILON = 1e-7  # keras.config.epsilon()
 # ---- from logits ------------------------------------------------------------------------------------
 
 
-@op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=5.0)
+@op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=0.9)
 def crossentropy_from_logits(label: Array, x: Array, out: Array) -> None:
     """``log Σ exp(x - m) - (x[label] - m)``."""
     index = label[()]
@@ -42,10 +44,7 @@ def crossentropy_from_logits(label: Array, x: Array, out: Array) -> None:
         out[()] = np.nan
         return
     peak = largest(x)
-    total = out.dtype.type(0)
-    for j in range(x.shape[0]):
-        total += np.exp(x[j] - peak)
-    out[()] = np.log(total) - (x[index] - peak)
+    out[()] = np.log(sum_exp_below(x, peak)) - (x[index] - peak)
 
 
 @crossentropy_from_logits.gradient
@@ -53,7 +52,7 @@ def _(label: Any, x: Any, out: Any, dout: Any) -> Any:
     return None, crossentropy_from_logits_gradient(label, x, dout)
 
 
-@op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=6.0)
+@op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=1.0)
 def crossentropy_from_logits_gradient(label: Array, x: Array, dout: Array, out: Array) -> None:
     """``dout (softmax(x) - onehot(label))``."""
     index = label[()]
@@ -99,14 +98,22 @@ def clip(p: Scalar) -> Scalar:
     return low if p < low else (high if p > high else p)
 
 
-def clipped_sum(p: Array) -> Scalar:
+@compiled_as(rows_cpu.clipped_sum)
+def sum_between(p: Array, low: Scalar, high: Scalar) -> Scalar:
+    """``Σ p[j]``, each no less than `low` and no more than `high`; NaN stays."""
     total = p.dtype.type(0)
     for j in range(p.shape[0]):
-        total += clip(p[j])
+        bounded = low if p[j] < low else p[j]
+        total += high if bounded > high else bounded
     return total
 
 
-@op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=2.0)
+def clipped_sum(p: Array) -> Scalar:
+    """``Σ clip(p[j])``."""
+    return sum_between(p, p.dtype.type(EPSILON), p.dtype.type(1 - EPSILON))
+
+
+@op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=0.5)
 def crossentropy_from_probabilities(label: Array, p: Array, out: Array) -> None:
     """``log Σ p - log p[label]`` with p clipped to [ε, 1 - ε]."""
     index = label[()]
@@ -121,7 +128,7 @@ def _(label: Any, p: Any, out: Any, dout: Any) -> Any:
     return None, crossentropy_from_probabilities_gradient(label, p, dout)
 
 
-@op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=2.0)
+@op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=0.5)
 def crossentropy_from_probabilities_gradient(label: Array, p: Array, dout: Array, out: Array) -> None:
     """``dout (1 / Σ p - onehot(label) / p[label])``, and 0 where p was clipped."""
     index = label[()]
@@ -142,7 +149,7 @@ def _(label: Any, p: Any, dout: Any, out: Any, upstream: Any) -> Any:
     return None, by_p, vecdot(upstream, one)
 
 
-@op("(),(n),(),(n)->(n)", types="int64,T,T,T->T", integers="float", nanoseconds=2.0)
+@op("(),(n),(),(n)->(n)", types="int64,T,T,T->T", integers="float", nanoseconds=0.5)
 def crossentropy_from_probabilities_curvature(
     label: Array, p: Array, dout: Array, upstream: Array, out: Array
 ) -> None:
@@ -205,22 +212,51 @@ def sparse_categorical_crossentropy(
     True
     """
     rows = crossentropy_from_logits if from_logits else crossentropy_from_probabilities
-    axes = None if axis == -1 else [(), (axis,), ()]
     if arrays.is_tensorflow(y_true) or arrays.is_tensorflow(y_pred):
-        import tensorflow as tf
+        labels, predictions = _tensors(y_true, y_pred)
+    else:
+        labels = np.asarray(arrays.as_array(y_true, NAME, "y_true"))
+        predictions = np.asarray(arrays.as_array(y_pred, NAME, "y_pred"))
+    shape = shape_of(predictions, NAME)
+    if not -len(shape) <= axis < max(len(shape), 1):
+        raise ValueError(f"{NAME}: axis is {axis}, but y_pred is {shape}")
+    labels = _one_label_each(labels, shape, axis)
+    if isinstance(labels, np.ndarray):
+        labels = _checked_labels(labels, shape[axis])
+    return rows(labels, predictions, axes=None if axis == -1 else [(), (axis,), ()])
 
-        return rows(tf.cast(y_true, tf.int64), y_pred, axes=axes)
-    name = "sparse_categorical_crossentropy"
-    labels = np.asarray(arrays.as_array(y_true, name, "y_true"))
-    predictions = np.asarray(arrays.as_array(y_pred, name, "y_pred"))
+
+NAME = "sparse_categorical_crossentropy"
+
+
+def _tensors(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    import tensorflow as tf
+
+    return tf.cast(y_true, tf.int64), tf.convert_to_tensor(y_pred)
+
+
+def _one_label_each(labels: Any, shape: tuple[int, ...], axis: int) -> Any:
+    """The labels in the shape of the predictions without their classes; a last axis of 1 is dropped."""
+    own = shape_of(labels, NAME)
+    wanted = list(shape)
+    del wanted[axis]
+    if len(own) == len(shape) and own[-1] == 1:
+        labels, own = reshape(labels, own[:-1] if -1 not in own else (-1, *own[1:-1])), own[:-1]
+    agree = len(own) == len(wanted) and all(-1 in (m, n) or m == n for m, n in zip(own, wanted, strict=True))
+    if not agree:
+        raise ValueError(f"{NAME}: y_true is {own} and y_pred is {shape}; expected one label per prediction")
+    return labels
+
+
+def _checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Whole labels from 0 to classes - 1."""
     if labels.dtype.kind == "f" and np.array_equal(labels, np.trunc(labels)):
         labels = labels.astype(np.int64)
-    classes = predictions.shape[axis] if predictions.ndim else 0
-    if labels.dtype.kind in "iu" and labels.size and predictions.ndim:
+    if labels.dtype.kind in "iu" and labels.size:
         wrong = labels[(labels < 0) | (labels >= classes)]
         if wrong.size:
             raise ValueError(
-                f"sparse_categorical_crossentropy: y_true has the label {wrong.flat[0]}, but y_pred has "
-                f"{classes} classes; labels go from 0 to {classes - 1}"
+                f"{NAME}: y_true has the label {wrong.flat[0]}, but y_pred has {classes} classes; labels go "
+                f"from 0 to {classes - 1}"
             )
-    return rows(labels, predictions, axes=axes)
+    return labels

@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nbops.kernel import Array, Dtypes, Tasks, lanes, prange
+import numpy as np
+
+from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes, prange
 from nbops.op import op
 from nbops.ops.elementwise import multiply
 from nbops.ops.shapes import expand_dims, reshape, shape_of, transpose
-from nbops.tuned import gemm_cpu
+from nbops.tuned import blocks_cpu, gemm_cpu, sums_cpu
+from nbops.tuned.sums_cpu import BLOCK, wide
+from nbops.tuned.twins import compiled_as
 
 __all__ = ["dot", "matmul", "matvec", "vecdot", "vecmat"]
 
@@ -22,7 +26,16 @@ __all__ = ["dot", "matmul", "matvec", "vecdot", "vecmat"]
 _AS_IS, _TRANSPOSED = (-2, -1), (-1, -2)
 
 
-@op("(n),(n)->()", nanoseconds=0.8)
+@compiled_as(sums_cpu.block_dot)
+def block_dot(x: Array, y: Array) -> Scalar:
+    """``Σ x[i] y[i]``, in float64 for float32."""
+    total = wide(x.dtype.type(0))
+    for i in range(x.shape[0]):
+        total += wide(x[i]) * wide(y[i])
+    return total
+
+
+@op("(n),(n)->()", nanoseconds=0.15)
 def vecdot(x: Array, y: Array, out: Array) -> None:
     """The dot product of two vectors, ``out = Σ x[i] y[i]``; 0 for empty ones.
 
@@ -45,10 +58,22 @@ def vecdot(x: Array, y: Array, out: Array) -> None:
     >>> float(nbops.vecdot(np.array([1.0, 2.0]), np.array([3.0, 4.0])))
     11.0
     """
-    total = out.dtype.type(0)
-    for i in range(x.shape[0]):
-        total += x[i] * y[i]
-    out[()] = total
+    blocks = (x.shape[0] + BLOCK - 1) // BLOCK
+    if blocks <= 1:
+        out[()] = block_dot(x, y)
+    else:
+        sums = np.full(blocks, wide(x.dtype.type(0)))
+        for b in prange(blocks):
+            sums[b] = block_dot(x[b * BLOCK : (b + 1) * BLOCK], y[b * BLOCK : (b + 1) * BLOCK])
+        total = sums[0]
+        for b in range(1, blocks):
+            total += sums[b]
+        out[()] = total
+
+
+@vecdot.tune
+def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    return blocks_cpu.block_tasks(vecdot.kernel, dtypes, layout, sums_cpu.block_dot)
 
 
 @vecdot.gradient
@@ -57,7 +82,7 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
     return multiply(column, y), multiply(column, x)
 
 
-@op("(m,n),(n)->(m)", nanoseconds=0.8)
+@op("(m,n),(n)->(m)", nanoseconds=0.15)
 def matvec(a: Array, x: Array, out: Array) -> None:
     """A matrix times a vector, ``out[i] = Σ a[i, j] x[j]``.
 
@@ -82,10 +107,7 @@ def matvec(a: Array, x: Array, out: Array) -> None:
     array([21., 43.])
     """
     for i in prange(a.shape[0]):
-        total = out.dtype.type(0)
-        for j in range(a.shape[1]):
-            total += a[i, j] * x[j]
-        out[i] = total
+        out[i] = block_dot(a[i], x)
 
 
 @matvec.gradient

@@ -16,10 +16,14 @@ from nbops.ops.elementwise import exp, multiply, subtract
 from nbops.ops.products import vecdot
 from nbops.ops.reductions import sum as sum_over
 from nbops.ops.shapes import expand_dims
+from nbops.tuned import rows_cpu
+from nbops.tuned.exponential import exp as exponential
+from nbops.tuned.twins import compiled_as
 
 __all__ = ["log_softmax", "softmax"]
 
 
+@compiled_as(rows_cpu.largest)
 def largest(x: Array) -> Scalar:
     """The row's largest element. A NaN may be passed over: it comes back through the exponential."""
     peak = x[0]
@@ -28,24 +32,40 @@ def largest(x: Array) -> Scalar:
     return peak
 
 
+@compiled_as(rows_cpu.row_sum)
+def row_sum(x: Array) -> Scalar:
+    """``Σ x[j]``."""
+    total = x.dtype.type(0)
+    for j in range(x.shape[0]):
+        total += x[j]
+    return total
+
+
+@compiled_as(rows_cpu.sum_exp_below)
+def sum_exp_below(x: Array, peak: Scalar) -> Scalar:
+    """``Σ exp(x[j] - peak)``."""
+    total = x.dtype.type(0)
+    for j in range(x.shape[0]):
+        total += np.exp(x[j] - peak)
+    return total
+
+
 def exp_below(x: Array, peak: Scalar, out: Array) -> Scalar:
     """Fill ``out[j] = exp(x[j] - peak)`` and return the sum; `out` may be `x`."""
-    total = out.dtype.type(0)
     for j in range(x.shape[0]):
-        out[j] = np.exp(x[j] - peak)
-        total += out[j]
-    return total
+        out[j] = exponential(x[j] - peak)
+    return row_sum(out)
 
 
 def softmax_row(x: Array, out: Array) -> None:
     """``out[j] = exp(x[j] - m) / Σ exp(x[i] - m)`` with m the row's maximum; `out` may be `x`."""
     if x.shape[0] > 0:
-        total = exp_below(x, largest(x), out)
+        scale = out.dtype.type(1) / exp_below(x, largest(x), out)  # the sum is at least 1
         for j in range(x.shape[0]):
-            out[j] /= total
+            out[j] *= scale
 
 
-softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=6.0)(softmax_row)
+softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=1.0)(softmax_row)
 
 
 @softmax_last.gradient
@@ -54,12 +74,12 @@ def softmax_gradient(x: Any, out: Any, dout: Any) -> Any:
     return multiply(out, subtract(dout, expand_dims(vecdot(out, dout), -1)))
 
 
-@op("(n)->(n)", name="log_softmax", integers="float", nanoseconds=6.0)
+@op("(n)->(n)", name="log_softmax", integers="float", nanoseconds=1.0)
 def log_softmax_last(x: Array, out: Array) -> None:
     """``out[j] = x[j] - m - log Σ exp(x[i] - m)`` with m the row's maximum."""
     if x.shape[0] > 0:
         peak = largest(x)
-        shift = np.log(exp_below(x, peak, out))
+        shift = np.log(sum_exp_below(x, peak))
         for j in range(x.shape[0]):
             out[j] = (x[j] - peak) - shift
 

@@ -25,7 +25,7 @@ from nbops.tensorflow import c_api, fallback, registration
 __all__ = ["call", "mean", "uses_registered_ops"]
 
 _HALF = (tf.float16, tf.bfloat16)
-_registered: dict[tuple[str, tuple[bool, ...]], registration.Registered] = {}
+_registered: dict[tuple[Op, tuple[bool, ...]], registration.Registered] = {}
 
 
 def _use_registered_ops() -> bool:
@@ -74,6 +74,7 @@ def call(op: Op, operands: Sequence[Any], axes: Any = None) -> Any:
     tf.errors.InvalidArgumentError
         When shapes that are known only when it runs do.
     """
+    dispatch.decide_tensorflow(op.name)
     tensors, result_dtype = _convert(op, operands)
     if axes is None:
         result = _call_last(op, tensors, (False,) * op.n_inputs)
@@ -94,7 +95,7 @@ def _call_last(op: Op, tensors: list[Any], swapped: tuple[bool, ...]) -> Any:
         op.signature.infer(shapes, op.name, op.arguments)
     if not uses_registered_ops:
         return fallback.call(op, tensors, swapped)
-    result = _registered[op.name, swapped].wrapper(*tensors)
+    result = _registered[op, swapped].wrapper(*tensors)
     return tuple(result) if isinstance(result, list | tuple) else result
 
 
@@ -176,6 +177,10 @@ def mean(x: Any, axis: Any, keepdims: bool) -> Any:
 
     x = tf.convert_to_tensor(x)
     wide = tf.cast(x, tf.float32) if x.dtype in _HALF else x
+    if x.dtype.is_integer or axis == ():
+        raise TypeError(
+            f"mean: dtype {x.dtype.name} and axis {axis} came; expected floating point and some axis"
+        )
     total = sum_over(wide, axis, keepdims=keepdims)
     lengths = tf.shape(x) if axis is None else tf.gather(tf.shape(x), tf.reshape(axis, [-1]) % tf.rank(x))
     result = divide(total, tf.cast(tf.reduce_prod(lengths), wide.dtype))

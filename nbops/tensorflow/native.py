@@ -164,7 +164,7 @@ def run_frame(words: Any, table: Any, geometry: Any, dtype: int, status: int) ->
     for axis in range(table[2]):
         steps *= call[0, CORE + axis]
     workers = 1
-    if steps * words[PICOSECONDS] >= 1000 * state[cpu.BREAK_EVEN]:
+    if steps * words[PICOSECONDS] // 1000 >= state[cpu.BREAK_EVEN]:
         workers = state[cpu.WORKERS]
     parallel = 0
     if workers > 1 and items < workers:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import re
+import threading
 import traceback
 import types
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ _pointer, _int, _text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p
 
 #: The registered variants; a descriptor's NUMBER is the index into it.
 _variants: list[Registered] = []
+_registering = threading.RLock()
 
 
 @dataclass
@@ -59,7 +62,8 @@ def allowed_dtypes(op: Op) -> tuple[tf.DType, ...]:
 
 def registered_name(op: Op, swapped: tuple[bool, ...]) -> str:
     """The op's name in a graph."""
-    base = "Nbops" + "".join(part.capitalize() for part in op.name.split("_"))
+    words = re.findall("[A-Za-z0-9]+", op.name)  # what TensorFlow takes in a name
+    base = "Nbops" + "".join(word[0].upper() + word[1:] for word in words)
     return base + ("".join("NT"[swap] for swap in swapped) if any(swapped) else "")
 
 
@@ -70,19 +74,20 @@ def variants_of(op: Op) -> list[tuple[bool, ...]]:
     return [(False,) * op.n_inputs]
 
 
-def register(ops: list[Op]) -> dict[tuple[str, tuple[bool, ...]], Registered]:
+def register(ops: list[Op]) -> dict[tuple[Op, tuple[bool, ...]], Registered]:
     """Register ops and all their variants with TensorFlow.
 
     Returns
     -------
     dict
-        By the op's name and the inputs that are read transposed.
+        By the op and the inputs that are read transposed.
     """
-    found = [_define(op, swapped) for op in ops for swapped in variants_of(op)]
-    _make_wrappers(found)
-    for entry in found:
-        tf.RegisterGradient(entry.name)(_gradient(entry))
-    return {(entry.op.name, entry.swapped): entry for entry in found}
+    with _registering:
+        found = [_define(op, swapped) for op in ops for swapped in variants_of(op)]
+        _make_wrappers(found)
+        for entry in found:
+            tf.RegisterGradient(entry.name)(_gradient(entry))
+    return {(entry.op, entry.swapped): entry for entry in found}
 
 
 # ---- definition and kernel --------------------------------------------------------------------------
@@ -105,12 +110,13 @@ def _define(op: Op, swapped: tuple[bool, ...]) -> Registered:
         for part in ("Attr", "Input", "Output")
     }
     names = ", ".join(_ATTRIBUTE_NAMES.get(dtype, dtype.name) for dtype in allowed_dtypes(op))
-    add["Attr"](builder, f"T: {{{names}}}".encode())
-    for argument, kind in zip(op.arguments, op.types.inputs, strict=True):
-        add["Input"](builder, f"{argument.lower()}: {kind}".encode())
-    outputs = ["out"] if len(op.types.outputs) == 1 else [f"out{i}" for i in range(len(op.types.outputs))]
-    for output, kind in zip(outputs, op.types.outputs, strict=True):
-        add["Output"](builder, f"{output}: {kind}".encode())
+    if "T" in op.types.inputs:
+        add["Attr"](builder, f"T: {{{names}}}".encode())
+    # Numbered, not named: TensorFlow aborts the process over a name that it does not take.
+    for index, kind in enumerate(op.types.inputs):
+        add["Input"](builder, f"x{index}: {_spell(kind)}".encode())
+    for index, kind in enumerate(op.types.outputs):
+        add["Output"](builder, f"out{index}: {_spell(kind)}".encode())
     function("TF_OpDefinitionBuilderSetShapeInferenceFunction", None, _pointer, _pointer)(builder, infer)
     function("TF_RegisterOpDefinition", None, _pointer, _pointer)(builder, status)
     _raise_on_error(status, name)
@@ -122,6 +128,11 @@ def _define(op: Op, swapped: tuple[bool, ...]) -> Registered:
     _raise_on_error(status, name)
     function("TF_DeleteStatus", None, _pointer)(status)
     return entry
+
+
+def _spell(kind: str) -> str:
+    """An operand's type as an op definition writes it."""
+    return kind if kind == "T" else _ATTRIBUTE_NAMES.get(tf.as_dtype(kind), kind)
 
 
 _ATTRIBUTE_NAMES = {tf.float32: "float", tf.float64: "double"}

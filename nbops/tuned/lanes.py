@@ -1,0 +1,78 @@
+"""Lanes: a fixed number of running totals, so that a reduction fills vectors and keeps one order.
+
+A single running total is a chain: each addition waits for the one before, and LLVM may not reorder it. With
+`LANES` totals, lane j takes the elements j, j + LANES, j + 2 LANES, …, and at the end the lanes are added in
+pairs::
+
+    x   [0 1 2 3 … 63][64 65 66 … 127][128 …       for each block of LANES elements:
+         | | | |        |  |  |                         for j in range(LANES):
+         v v v v        v  v  v                             totals[j] += block[j]
+      [  totals, LANES of them         ]
+         0+32 1+33 … -> 0+16 1+17 … -> … -> one     fold
+
+The inner loop has independent iterations, so LLVM vectorises it, whatever the width of the machine's vectors.
+The number of lanes is the same on every machine, and so is the order of the additions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+
+from nbops.compiler import FLAGS
+from nbops.tuned.pointers import WORD
+from nbops.tuned.vectors import broadcast
+
+__all__ = ["LANES", "fold_largest", "fold_sum", "inlined", "new_lanes"]
+
+LANES = 64
+
+#: Compile a helper into its callers.
+inlined = numba.njit(forceinline=True, **FLAGS)
+
+
+@intrinsic
+def new_lanes(typingctx: Any, value: Any) -> Any:
+    """An array of LANES copies of a number, on the stack: its caller must not return it."""
+    result = types.Array(value, 1, "C")
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        element = context.get_data_type(value)
+        place = cgutils.alloca_once(builder, ir.ArrayType(element, LANES))
+        copies = broadcast(builder, arguments[0], ir.VectorType(element, LANES))
+        builder.store(copies, builder.bitcast(place, copies.type.as_pointer()), align=1)
+        array = context.make_array(result)(context, builder)
+        data = builder.bitcast(place, element.as_pointer())
+        size = WORD(context.get_abi_sizeof(element))
+        populate_array(array, data, [WORD(LANES)], [size], size, meminfo=None)
+        return array._getvalue()
+
+    return result(value), codegen
+
+
+@inlined
+def fold_sum(lanes: Any) -> Any:
+    """The sum of the lanes, in pairs. Overwrites them."""
+    width = LANES // 2
+    while width > 0:
+        for j in range(width):
+            lanes[j] += lanes[j + width]
+        width //= 2
+    return lanes[0]
+
+
+@inlined
+def fold_largest(lanes: Any) -> Any:
+    """The largest of the lanes; a NaN may be passed over. Overwrites them."""
+    width = LANES // 2
+    while width > 0:
+        for j in range(width):
+            lanes[j] = lanes[j + width] if lanes[j + width] > lanes[j] else lanes[j]
+        width //= 2
+    return lanes[0]

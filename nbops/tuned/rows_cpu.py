@@ -1,0 +1,75 @@
+"""Reductions of a row for softmax and cross-entropy, in lanes (see `nbops.tuned.lanes`).
+
+A row is read from memory once, by `largest`; for the later passes it is in a cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbops.tuned.exponential import exp
+from nbops.tuned.lanes import LANES, fold_largest, fold_sum, new_lanes
+
+__all__ = ["clipped_sum", "largest", "row_sum", "sum_exp_below"]
+
+
+def largest(x: Any) -> Any:
+    """The row's largest element; a NaN may be passed over."""
+    best = new_lanes(x[0])
+    whole = x.shape[0] // LANES * LANES
+    for start in range(0, whole, LANES):
+        block = x[start : start + LANES]
+        for j in range(LANES):
+            best[j] = block[j] if block[j] > best[j] else best[j]
+    rest = x[whole:]
+    for j in range(rest.shape[0]):
+        best[j] = rest[j] if rest[j] > best[j] else best[j]
+    return fold_largest(best)
+
+
+def row_sum(x: Any) -> Any:
+    """``Σ x[j]``, in the row's own type."""
+    totals = new_lanes(x.dtype.type(0))
+    whole = x.shape[0] // LANES * LANES
+    for start in range(0, whole, LANES):
+        block = x[start : start + LANES]
+        for j in range(LANES):
+            totals[j] += block[j]
+    rest = x[whole:]
+    for j in range(rest.shape[0]):
+        totals[j] += rest[j]
+    return fold_sum(totals)
+
+
+def sum_exp_below(x: Any, peak: Any) -> Any:
+    """``Σ exp(x[j] - peak)``."""
+    totals = new_lanes(x.dtype.type(0))
+    whole = x.shape[0] // LANES * LANES
+    for start in range(0, whole, LANES):
+        block = x[start : start + LANES]
+        for j in range(LANES):
+            totals[j] += exp(block[j] - peak)
+    rest = x[whole:]
+    for j in range(rest.shape[0]):
+        totals[j] += exp(rest[j] - peak)
+    return fold_sum(totals)
+
+
+def clipped_sum(p: Any, low: Any, high: Any) -> Any:
+    """``Σ p[j]``, each no less than `low` and no more than `high`; NaN stays."""
+    totals = new_lanes(p.dtype.type(0))
+    whole = p.shape[0] // LANES * LANES
+    for start in range(0, whole, LANES):
+        block = p[start : start + LANES]
+        for j in range(LANES):
+            value = block[j]
+            value = low if value < low else value
+            value = high if value > high else value
+            totals[j] += value
+    rest = p[whole:]
+    for j in range(rest.shape[0]):
+        value = rest[j]
+        value = low if value < low else value
+        value = high if value > high else value
+        totals[j] += value
+    return fold_sum(totals)
