@@ -1,6 +1,7 @@
 """Which target runs a call: an ordered list of rules; the first that answers wins, and says why.
 
 ====================  =====================================================================================
+no compiler           the interpreter, where ``NUMBA_DISABLE_JIT`` is set
 asked for             ``target=``, ``use("serial")`` or ``NBOPS_TARGET``; what is not there raises
 a TensorFlow value    its registered op, on TensorFlow's device (decided in `nbops.op`, before this list)
 small                 serial: the call takes less than the measured break-even of a parallel launch
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+
+import numba
 
 from nbops import calibration
 from nbops.targets import cpu, cuda
@@ -165,6 +168,12 @@ def last_decision() -> Decision | None:
     return _last.get()
 
 
+def _interpreted(work: Work, asked: _Settings) -> Decision | None:
+    if not numba.config.DISABLE_JIT:
+        return None
+    return Decision("python", 1, "no compiler", "NUMBA_DISABLE_JIT is set")
+
+
 def _asked_for(work: Work, asked: _Settings) -> Decision | None:
     if asked.target in ("auto", "cpu"):
         return None
@@ -206,7 +215,13 @@ def _large(work: Work, asked: _Settings) -> Decision:
     )
 
 
-RULES: tuple[Callable[[Work, _Settings], Decision | None], ...] = (_asked_for, _small, _one_item, _large)
+RULES: tuple[Callable[[Work, _Settings], Decision | None], ...] = (
+    _interpreted,
+    _asked_for,
+    _small,
+    _one_item,
+    _large,
+)
 
 
 def _workers(asked: _Settings) -> int:

@@ -115,9 +115,11 @@ class Kernel:
         ranks = [len(names) for names in self.signature.operands]
         batch = operands[-1].shape[: operands[-1].ndim - ranks[-1]]
         views = [
-            np.broadcast_to(x, batch + x.shape[x.ndim - rank :]) if index < n_inputs else x
+            np.broadcast_to(x, batch + x.shape[x.ndim - rank :]).view() if index < n_inputs else x
             for index, (x, rank) in enumerate(zip(operands, ranks, strict=True))
         ]
+        for view in views[:n_inputs]:
+            view.flags.writeable = False
         if self.signature.is_elementwise:  # the loop runs along rows
             views = [view if batch else view[None] for view in views]
             batch = batch[:-1]

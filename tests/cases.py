@@ -608,7 +608,7 @@ CASES = [
     _op(
         "crossentropy_from_probabilities",
         partial(crossentropy, from_logits=False),
-        LABELLED,
+        [shapes for shapes in LABELLED if shapes != ((2, 1), (3, 4))],  # Keras broadcasts no labels
         domains=(labels, probabilities),
         differentiable=(1,),
         steps=lambda y, x: x[-1],
@@ -646,7 +646,7 @@ CASES = [
         "sparse_categorical_crossentropy",
         nbops.sparse_categorical_crossentropy,
         partial(crossentropy, from_logits=False),
-        LABELLED,
+        [shapes for shapes in LABELLED if shapes != ((2, 1), (3, 4))],  # Keras broadcasts no labels
         domains=(labels, probabilities),
         differentiable=(1,),
         steps=lambda y, x: x[-1],

@@ -14,6 +14,7 @@ does on a GPU.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -218,6 +219,7 @@ def sparse_categorical_crossentropy(
         labels = np.asarray(arrays.as_array(y_true, NAME, "y_true"))
         predictions = np.asarray(arrays.as_array(y_pred, NAME, "y_pred"))
     shape = shape_of(predictions, NAME)
+    axis = operator.index(axis)
     if not -len(shape) <= axis < max(len(shape), 1):
         raise ValueError(f"{NAME}: axis is {axis}, but y_pred is {shape}")
     labels = _one_label_each(labels, shape, axis)

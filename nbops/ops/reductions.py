@@ -7,6 +7,7 @@ of the additions depends on the length alone, never on the thread count.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,7 +125,14 @@ def _normalize(axis: int | Sequence[int] | None, ndim: int, name: str) -> list[i
     """The axes as sorted non-negative numbers."""
     if axis is None:
         return list(range(ndim))
-    given = [axis] if isinstance(axis, int | np.integer) else list(axis)
+    try:
+        given = (
+            [operator.index(axis)]
+            if not isinstance(axis, tuple | list)
+            else [operator.index(i) for i in axis]
+        )
+    except TypeError:
+        raise TypeError(f"{name}: axis is {axis!r}; expected an integer, several, or None") from None
     for i in given:
         if not -ndim <= i < ndim:
             raise ValueError(f"{name}: axis is {i}, but the array has {ndim} axes")

@@ -6,6 +6,7 @@ row's first element, never from 0. A NaN, or an infinity that meets another, mak
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -131,5 +132,9 @@ def log_softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None =
 
 
 def _along(rows: Op, x: Any, axis: int, out: Any, target: str | None) -> Any:
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{rows.name}: axis is {axis!r}; expected one integer") from None
     axes = None if axis == -1 else [(axis,), (axis,)]
     return rows(x, out=out, axes=axes, target=target)

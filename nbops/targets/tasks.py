@@ -125,7 +125,8 @@ def operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layou
     for index, (names, dtype) in enumerate(zip(signature.operands, dtypes, strict=True)):
         repeated = elementwise and layout != GENERAL and layout >> index & 1
         rank = 1 if elementwise else len(names)
-        array_types.append(types.Array(from_dtype(dtype), rank, "A" if repeated else order))
+        readonly = index < len(signature.inputs)  # a loop that writes an input does not compile
+        array_types.append(types.Array(from_dtype(dtype), rank, "A" if repeated else order, readonly))
     result = types.BaseTuple.from_types(tuple(array_types))
     table = signature.table
     word = ir.IntType(64)
@@ -178,7 +179,7 @@ def operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layou
 
         return result(FRAME, types.int64, types.int64, types.int64), codegen
 
-    operands.cache_key = f"operands {signature} {dtypes} {layout}"
+    operands.cache_key = f"operands {signature} {dtypes} {layout} {array_types}"
     return operands
 
 
