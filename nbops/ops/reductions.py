@@ -125,12 +125,9 @@ def _normalize(axis: int | Sequence[int] | None, ndim: int, name: str) -> list[i
     """The axes as sorted non-negative numbers."""
     if axis is None:
         return list(range(ndim))
+    several: Sequence[Any] = axis if isinstance(axis, Sequence) else [axis]
     try:
-        given = (
-            [operator.index(axis)]
-            if not isinstance(axis, tuple | list)
-            else [operator.index(i) for i in axis]
-        )
+        given = [operator.index(i) for i in several]
     except TypeError:
         raise TypeError(f"{name}: axis is {axis!r}; expected an integer, several, or None") from None
     for i in given:
