@@ -70,8 +70,7 @@ class Op:
         self.name = name
         self.__name__ = self.__qualname__ = name
         self.__doc__ = doc
-        self.__module__ = written.__module__
-        self.__wrapped__ = written  # inspect.getsource shows the loop, or the formula
+        self.__module__ = written.__module__ or "__main__"
         self.signature = signature
         self.kernel = kernel
         self.types = types
@@ -241,7 +240,7 @@ def _check_definition(name: str, arguments: tuple[str, ...], written: Callable[.
         For a loop that raises: a compiled one could not tell its caller.
     """
     own = registry.get(name)
-    if own is not None and _is_ours(own.__module__) and not _is_ours(written.__module__):
+    if own is not None and _is_ours(own.__module__) and not _is_ours(written.__module__ or ""):
         raise ValueError(f"{name!r} is the name of an op of nbops; give yours another with name=")
     taken = {"out", "axes", "target"} & set(arguments)
     if taken:

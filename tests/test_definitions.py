@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 import threading
 from typing import Any
@@ -100,9 +101,22 @@ def test_a_gradient_of_the_wrong_shape_is_an_error() -> None:
 
 
 def test_the_source_of_an_op_can_be_read() -> None:
-    assert "return type(x)(0) if x < 0 else x" in inspect.getsource(nbops.relu)
-    assert "for i in prange(a.shape[0])" in inspect.getsource(nbops.matmul)
+    assert nbops.relu.formula is not None
+    assert "return type(x)(0) if x < 0 else x" in inspect.getsource(nbops.relu.formula)
+    assert "for i in prange(a.shape[0])" in inspect.getsource(nbops.matmul.loop)
     assert nbops.relu.__module__ == "nbops.ops.elementwise"
+
+
+PUBLIC = [op for op in vars(nbops).values() if isinstance(op, nbops.Op)]
+
+
+@pytest.mark.parametrize("public", PUBLIC, ids=lambda public: public.name)
+def test_the_example_of_an_op_is_right(public: nbops.Op) -> None:
+    """Doctest collects functions; an op is an object."""
+    assert public.__doc__ is not None
+    example = doctest.DocTestParser().get_doctest(public.__doc__, {}, public.name, None, None)
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_labels_with_a_last_axis_of_one_are_keras_s() -> None:

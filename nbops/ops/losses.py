@@ -215,6 +215,8 @@ def sparse_categorical_crossentropy(
     rows = crossentropy_from_logits if from_logits else crossentropy_from_probabilities
     if arrays.is_tensorflow(y_true) or arrays.is_tensorflow(y_pred):
         labels, predictions = _tensors(y_true, y_pred)
+        if None in (labels.shape.rank, predictions.shape.rank):  # the kernel checks what is not known yet
+            return rows(labels, predictions, axes=None if axis == -1 else [(), (axis,), ()])
     else:
         labels = np.asarray(arrays.as_array(y_true, NAME, "y_true"))
         predictions = np.asarray(arrays.as_array(y_pred, NAME, "y_pred"))
