@@ -1,0 +1,244 @@
+"""The command line: ``nbops compare``, ``nbops explain``, ``nbops calibrate``.
+
+Each command is a function that adds its parser, and one that runs it and returns the exit code. A mistake in
+the arguments ends with exit code 2 and one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class Mistake(Exception):  # noqa: N818 - the user's
+    """What is wrong with the arguments, found after they were parsed."""
+
+
+def _write_json(value: Any, place: str | None) -> None:
+    """Write JSON to a file, or to stdout where `place` is ``-``."""
+    text = json.dumps(value, indent=1)
+    if place in (None, "-"):
+        print(text)
+        return
+    assert place is not None
+    try:
+        Path(place).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise Mistake(f"--json {place}: {error.strerror}; name a file that can be written") from None
+
+
+# ---- compare ----------------------------------------------------------------------------------------
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="nbops beside its peers, one process per library",
+        description="Runs the fixed list of workloads on nbops and every installed peer, in turn, and shows "
+        "the best peer's time over nbops's. Exit code 1: a result was wrong or a library failed.",
+    )
+    parser.add_argument("--only", metavar="PATTERN", help="workloads with this in their name or group")
+    parser.add_argument("--libraries", metavar="A,B", help="these libraries, separated by commas")
+    parser.add_argument("--rounds", type=int, help="windows per library; 20 unless given, and at least 20")
+    parser.add_argument("--window", type=float, default=30, metavar="MS", help="a window's length; 30")
+    parser.add_argument("--settle", type=float, default=30, metavar="MS", help="pause before a window; 30")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, 3 rounds: to see that it works")
+    parser.add_argument("--list", action="store_true", help="print the workloads and stop")
+    parser.add_argument("--json", metavar="FILE", help="write everything to a file; - is stdout")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from nbops.compare import PEERS, compare, select, table, workloads
+
+    try:
+        chosen = select(workloads(options.small), options.only)
+    except ValueError as error:
+        raise Mistake(str(error)) from None
+    if options.list:
+        print("\n".join(workload.name for workload in chosen))
+        return 0
+    libraries = PEERS
+    if options.libraries is not None:
+        names = [name.strip() for name in options.libraries.split(",")]
+        unknown = [name for name in names if name not in PEERS]
+        if unknown:
+            raise Mistake(f"--libraries: {unknown[0]!r} is unknown; expected some of {', '.join(PEERS)}")
+        libraries = {name: module for name, module in PEERS.items() if name in names}
+    if options.json not in (None, "-"):
+        _check_writable(options.json)
+    report = compare(chosen, libraries, _settings(options), lambda line: print(line, file=sys.stderr))
+    if options.json is not None:
+        _write_json(report, options.json)
+    if options.json != "-":
+        table.show(report)
+    bad = ("wrong", "failed")
+    cells = [cell for row in report["workloads"] for cell in row["results"].values()]
+    return int(any(cell["status"] in bad for cell in [*cells, *report["libraries"].values()]))
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from nbops.compare import Settings
+
+    least = 1 if options.small else 20
+    rounds = options.rounds if options.rounds is not None else 3 if options.small else 20
+    if rounds < least:
+        raise Mistake(f"--rounds {rounds}: expected at least {least}, or the 10th percentile means nothing")
+    if options.window <= 0 or options.settle < 0:
+        raise Mistake(
+            f"--window {options.window:g} --settle {options.settle:g}: expected times in milliseconds"
+        )
+    return Settings(
+        rounds=rounds,
+        fresh_rounds=1 if options.small else max(5, rounds // 4),
+        window_ms=1 if options.small else options.window,
+        settle_ms=0 if options.small else options.settle,
+        small=options.small,
+    )
+
+
+def _check_writable(place: str) -> None:
+    """Find out before the measurement, not after it."""
+    try:
+        with Path(place).open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise Mistake(f"--json {place}: {error.strerror}; name a file that can be written") from None
+
+
+# ---- explain ----------------------------------------------------------------------------------------
+
+
+def _add_explain(commands: Any) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="what would run where, and why",
+        description="What the dispatcher would do: nbops explain matmul 128x784 784x512 float32",
+    )
+    parser.add_argument("op", metavar="OP", help="an op's name, such as matmul")
+    parser.add_argument("shapes", metavar="SHAPE", nargs="+", help="one per operand: 128x784, 10, or ()")
+    parser.add_argument("dtype", metavar="DTYPE", help="float32, float64, …")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    import nbops
+    from nbops.op import registry
+
+    op = registry.get(options.op)
+    if op is None:
+        known = ", ".join(sorted(registry.keys() & set(nbops.__all__)))
+        close = difflib.get_close_matches(options.op, registry, 1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {known}"
+        raise Mistake(f"unknown op {options.op!r}; {hint}")
+    try:
+        dtype = np.dtype(options.dtype)
+    except TypeError:
+        raise Mistake(f"unknown dtype {options.dtype!r}; expected one such as float32 or int64") from None
+    shapes = [_shape(text) for text in options.shapes]
+    try:
+        op.check_count(shapes)
+        # Without strides an array of any shape is one element.
+        operands = [
+            np.broadcast_to(np.zeros((), dtype if kind == "T" else kind), shape)
+            for kind, shape in zip(op.types.inputs, shapes, strict=True)
+        ]
+        explanation = nbops.explain(op, *operands)
+    except (TypeError, ValueError) as error:
+        raise Mistake(str(error)) from None
+    if options.json:
+        _write_json(dataclasses.asdict(explanation), None)
+    else:
+        print(explanation)
+    return 0
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    lengths = text.split("x") if text != "()" else []
+    if not all(length.isdecimal() for length in lengths):
+        raise Mistake(f"{text!r} is no shape; expected lengths joined by x, such as 128x784, or ()")
+    return tuple(map(int, lengths))
+
+
+# ---- calibrate --------------------------------------------------------------------------------------
+
+
+def _add_calibrate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure from how much work on a second core pays",
+        description="Measures the break-even of a parallel launch on this machine and keeps it.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_calibrate)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    import nbops
+
+    result = nbops.calibrate()
+    if options.json:
+        _write_json(result, None)
+    elif result["break_even_ns"] == sys.maxsize:
+        print(f"{result['layer'] or 'no threading layer'}, {result['threads']} threads: one core is faster")
+    else:
+        microseconds = result["break_even_ns"] / 1e3
+        print(f"{result['layer']}, {result['threads']} threads: parallel from {microseconds:.3g} µs of work")
+    return 0
+
+
+# ---- all --------------------------------------------------------------------------------------------
+
+COMMANDS: tuple[Callable[[Any], None], ...] = (_add_compare, _add_explain, _add_calibrate)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="nbops", description="Plain loops on every core: what would run, and how fast.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line's unless given.
+    """
+    options, unknown = _parser().parse_known_args(arguments)
+    try:
+        if unknown:
+            what = "option" if unknown[0].startswith("-") else "argument"
+            raise Mistake(f"unknown {what} {unknown[0]}; see nbops {options.command} --help")
+        code: int = options.run(options)
+    except Mistake as mistake:
+        print(f"nbops {options.command}: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

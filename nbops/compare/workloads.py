@@ -1,0 +1,181 @@
+"""The fixed list of workloads. A workload is plain data: it travels to the workers as JSON.
+
+Its `kind` names the function in each peer's adapter that does it; `oracles` makes its inputs and knows its
+result in float64.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Workload", "select", "workloads"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One line of the table.
+
+    Parameters
+    ----------
+    name : str
+        Unique; what ``--only`` matches.
+    group : str
+        Lines of one group share a geometric mean.
+    kind : str
+        What is computed.
+    options : dict
+        Sizes, dtype and form.
+    flops, bytes : int
+        The arithmetic and the memory traffic (each operand once) of one call, 0 where that says nothing.
+    fresh_process : {"", "cached", "cold"}
+        Not empty: each round is the first call of a new process, with or without a filled compile cache.
+    """
+
+    name: str
+    group: str
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+    flops: int = 0
+    bytes: int = 0
+    fresh_process: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_ITEMSIZE = {"float32": 4, "float64": 8}
+#: m, k, n and the layout: which operand is stored transposed.
+_PRODUCTS = (
+    *((size, size, size, "NN") for size in (64, 128, 256, 512, 1024, 2048)),
+    (128, 784, 512, "NN"),
+    (784, 128, 512, "TN"),
+    (128, 512, 784, "NT"),
+    (128, 512, 10, "NN"),
+    (512, 128, 10, "TN"),
+    (10000, 784, 512, "NN"),
+)
+_SMALL_PRODUCTS = ((16, 16, 16, "NN"), (24, 12, 20, "TN"), (12, 20, 24, "NT"))
+_FORMS = {"fused": "add+relu, fresh result", "out": "add+relu, out=", "calls": "add, relu: two calls"}
+
+
+def _add_relu(shape: Sequence[int], dtype: str, form: str, group: str) -> Workload:
+    size = 1
+    for n in shape:
+        size *= n
+    # What must move when nothing is written twice: two operands in, one out.
+    return Workload(
+        f"{_FORMS[form]} {'x'.join(map(str, shape))} {dtype}",
+        group,
+        "add_relu",
+        {"shape": list(shape), "dtype": dtype, "form": form},
+        flops=2 * size,
+        bytes=3 * size * _ITEMSIZE[dtype],
+    )
+
+
+def _matmul(m: int, k: int, n: int, layout: str, dtype: str) -> Workload:
+    return Workload(
+        f"matmul {m}x{k}x{n} {layout} {dtype}",
+        f"matmul {dtype}",
+        "matmul",
+        {"m": m, "k": k, "n": n, "layout": layout, "dtype": dtype},
+        flops=2 * m * k * n,
+        bytes=(m * k + k * n + m * n) * _ITEMSIZE[dtype],
+    )
+
+
+def _training(optimizer: str, batch: int, sizes: Sequence[int], path: str) -> Workload:
+    through = "" if path == "tf.function" else f", {path} path"
+    return Workload(
+        f"training step {'-'.join(map(str, sizes))} batch {batch} {optimizer}{through}",
+        "training step",
+        "training_step",
+        {"optimizer": optimizer, "batch": batch, "sizes": list(sizes), "path": path},
+        # Forward and weight gradient of both layers, and the hidden layer's gradient.
+        flops=2 * batch * (2 * sizes[0] * sizes[1] + 3 * sizes[1] * sizes[2]),
+    )
+
+
+def _first_step(batch: int, sizes: Sequence[int], cache: str) -> Workload:
+    return Workload(
+        f"first training step of a process, {cache}",
+        "first step",
+        "training_step",
+        {"optimizer": "sgd", "batch": batch, "sizes": list(sizes), "path": "tf.function"},
+        fresh_process=cache,
+    )
+
+
+def workloads(small: bool = False) -> list[Workload]:
+    """The list, in the table's order; `small` has the same kinds in sizes that take no time.
+
+    Examples
+    --------
+    >>> from nbops.compare.workloads import workloads
+    >>> len([w for w in workloads() if w.group == "matmul float32"])
+    12
+    """
+    pair, large = ((4, 10), (1000,)) if small else ((20, 100), (10_000_000,))
+    batch, sizes = (8, (12, 9, 5)) if small else (128, (784, 512, 10))
+    rows, columns = (16, 20) if small else (1024, 1024)
+    samples, classes = (16, 10) if small else (4096, 1000)
+    length = 1000 if small else 100_000_000
+    return [
+        *(_add_relu(pair, "float64", form, "small pair") for form in ("fused", "out", "calls")),
+        *(
+            _matmul(*product, dtype)
+            for dtype in ("float32", "float64")
+            for product in (_SMALL_PRODUCTS if small else _PRODUCTS)
+        ),
+        # The place for nn's NumPy path: the same lines with path "numpy", once on_nbops has it.
+        *(_training(optimizer, batch, sizes, "tf.function") for optimizer in ("sgd", "rmsprop")),
+        *(_add_relu(large, "float32", form, "large add+relu") for form in ("out", "fused")),
+        Workload(
+            f"softmax {rows}x{columns} float32",
+            "rows",
+            "softmax",
+            {"shape": [rows, columns], "dtype": "float32"},
+            bytes=8 * rows * columns,
+        ),
+        Workload(
+            f"cross-entropy, forward and gradient {samples}x{classes} float32",
+            "rows",
+            "crossentropy",
+            {"shape": [samples, classes], "dtype": "float32"},
+            bytes=8 * samples * classes,
+        ),
+        Workload(
+            f"vecdot {length} float32",
+            "vecdot",
+            "vecdot",
+            {"length": length, "dtype": "float32"},
+            flops=2 * length,
+            bytes=8 * length,
+        ),
+        *(_first_step(batch, sizes, cache) for cache in ("cached", "cold")),
+    ]
+
+
+def select(listed: Sequence[Workload], pattern: str | None) -> list[Workload]:
+    """The workloads whose name or group contains the pattern, or matches it as ``*`` and ``?`` do.
+
+    Raises
+    ------
+    ValueError
+        When there are none.
+    """
+    if pattern is None:
+        return list(listed)
+    wanted = f"*{pattern.lower()}*"
+    found = [
+        w
+        for w in listed
+        if fnmatch.fnmatchcase(w.name.lower(), wanted) or fnmatch.fnmatchcase(w.group.lower(), wanted)
+    ]
+    if not found:
+        groups = ", ".join(dict.fromkeys(w.group for w in listed))
+        raise ValueError(f"--only {pattern}: no workload has that in its name; the groups are {groups}")
+    return found
