@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["allocate", "as_array", "is_tensorflow", "native", "rank"]
+__all__ = [
+    "allocate",
+    "as_array",
+    "checked_out",
+    "into",
+    "is_tensorflow",
+    "native",
+    "rank",
+    "refuse_for_tensors",
+]
 
 
 def is_tensorflow(value: Any) -> bool:
@@ -79,3 +88,52 @@ def allocate(
     fortran = elementwise and len(shape) > 1 and not any(x.flags.c_contiguous for x in inputs if x.ndim)
     fortran = fortran and all(x.flags.f_contiguous for x in inputs if x.shape == shape)
     return np.empty(shape, dtype, order="F" if fortran else "C")
+
+
+def checked_out(
+    name: str, out: Any, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
+) -> list[np.ndarray]:
+    """The arrays of ``out=``, one per result.
+
+    Raises
+    ------
+    TypeError
+        For what is no array, or can't hold the result's dtype.
+    ValueError
+        For another number of arrays or another shape, or one that is read-only.
+    """
+    results = list(out) if isinstance(out, tuple) else [out]
+    if len(results) != len(shapes):
+        raise ValueError(f"{name}: out has {len(results)} arrays; expected {len(shapes)}")
+    for array, shape, dtype in zip(results, shapes, dtypes, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name}: out is a {type(array).__name__}; expected an ndarray")
+        if array.shape != shape:
+            raise ValueError(f"{name}: out is {array.shape}; the result's shape is {shape}")
+        if not array.flags.writeable:
+            raise ValueError(f"{name}: out is read-only")
+        if not np.can_cast(dtype, array.dtype, casting="same_kind"):
+            raise TypeError(
+                f"{name}: the result's dtype {dtype} can't be put into out of dtype {array.dtype}"
+            )
+    return results
+
+
+def into(out: Any, result: Any, name: str) -> Any:
+    """A result, or `out` with the result in it."""
+    if out is None:
+        return result
+    refuse_for_tensors(name, out=out if is_tensorflow(result) else None)
+    (array,) = checked_out(name, out, [np.shape(result)], [np.asarray(result).dtype])
+    np.copyto(array, result, casting="same_kind")
+    return array
+
+
+def refuse_for_tensors(name: str, **keywords: Any) -> None:
+    """Raise TypeError when a keyword was given that TensorFlow values can't honour."""
+    for keyword, value in keywords.items():
+        if value is not None:
+            raise TypeError(
+                f"{name}: {keyword}= does not go with TensorFlow values, which TensorFlow allocates "
+                "and places; leave it out, or pass NumPy arrays"
+            )

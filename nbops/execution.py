@@ -58,7 +58,7 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
             for shape, dtype in zip(shapes, result_dtypes, strict=True)
         ]
         if out is None
-        else _checked_out(op, out, shapes, result_dtypes)
+        else arrays.checked_out(op.name, out, shapes, result_dtypes)
     )
     outputs = results
     if places:
@@ -129,24 +129,6 @@ def _infer(op: Op, inputs: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[int
     code = frame.infer_shapes(op.signature.table, geometry)
     op.signature.check(code, geometry, op.name, op.arguments)
     return geometry, [frame.get_shape(row) for row in geometry[op.n_inputs :]]
-
-
-def _checked_out(op: Op, out: Any, shapes: list[tuple[int, ...]], dtypes: Dtypes) -> list[np.ndarray]:
-    results = list(out) if isinstance(out, tuple) else [out]
-    if len(results) != len(shapes):
-        raise ValueError(f"{op.name}: out has {len(results)} arrays; expected {len(shapes)}")
-    for array, shape, dtype in zip(results, shapes, dtypes, strict=True):
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"{op.name}: out is a {type(array).__name__}; expected an ndarray")
-        if array.shape != shape:
-            raise ValueError(f"{op.name}: out is {array.shape}; the result's shape is {shape}")
-        if not array.flags.writeable:
-            raise ValueError(f"{op.name}: out is read-only")
-        if not np.can_cast(dtype, array.dtype, casting="same_kind"):
-            raise TypeError(
-                f"{op.name}: the result's dtype {dtype} can't be put into out of dtype {array.dtype}"
-            )
-    return results
 
 
 def _writable_in_place(

@@ -156,12 +156,7 @@ class Op:
     ) -> Any:
         from nbops import tensorflow
 
-        if out is not None or target is not None:
-            keyword = "out" if out is not None else "target"
-            raise TypeError(
-                f"{self.name}: {keyword}= does not go with TensorFlow values, which TensorFlow allocates "
-                "and places; leave it out, or pass NumPy arrays"
-            )
+        arrays.refuse_for_tensors(self.name, out=out, target=target)
         return tensorflow.call(self, operands, axes)
 
     # ---- derivatives --------------------------------------------------------------------------------

@@ -387,9 +387,7 @@ def _reduction(name: str, numpy_function: Any, shapes: Any, integers: str, **arg
     oracle = partial(numpy_function, **arguments)
     described = ", ".join(f"{key}={value}" for key, value in arguments.items())
     count = lambda x: int(np.prod(x))  # noqa: E731
-    return Case(
-        f"{name}({described})", ours, oracle, shapes, steps=count, integers=integers, numpy=oracle, out=False
-    )
+    return Case(f"{name}({described})", ours, oracle, shapes, steps=count, integers=integers, numpy=oracle)
 
 
 # ---- the table ---------------------------------------------------------------------------------------
@@ -651,7 +649,6 @@ CASES = [
         differentiable=(1,),
         steps=lambda y, x: x[-1],
         integers="float",
-        out=False,
     ),
     _function(
         "sparse_categorical_crossentropy(from_logits, axis=1)",
@@ -662,7 +659,6 @@ CASES = [
         differentiable=(1,),
         steps=lambda y, x: x[1],
         integers="float",
-        out=False,
     ),
     # dense
     *(

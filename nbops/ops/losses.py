@@ -182,7 +182,7 @@ def ones_like(x: Any) -> Any:
 
 
 def sparse_categorical_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, axis: int = -1
+    y_true: Any, y_pred: Any, from_logits: bool = False, axis: int = -1, *, out: Any = None
 ) -> Any:
     """The cross-entropy between integer labels and predictions, one loss per label, as in Keras.
 
@@ -195,6 +195,7 @@ def sparse_categorical_crossentropy(
     from_logits : bool
     axis : int
         Where `y_pred` keeps its classes.
+    out : ndarray, shape (...), optional
 
     Returns
     -------
@@ -216,7 +217,7 @@ def sparse_categorical_crossentropy(
     if arrays.is_tensorflow(y_true) or arrays.is_tensorflow(y_pred):
         labels, predictions = _tensors(y_true, y_pred)
         if None in (labels.shape.rank, predictions.shape.rank):  # the kernel checks what is not known yet
-            return rows(labels, predictions, axes=None if axis == -1 else [(), (axis,), ()])
+            return rows(labels, predictions, out=out, axes=None if axis == -1 else [(), (axis,), ()])
     else:
         labels = np.asarray(arrays.as_array(y_true, NAME, "y_true"))
         predictions = np.asarray(arrays.as_array(y_pred, NAME, "y_pred"))
@@ -227,7 +228,7 @@ def sparse_categorical_crossentropy(
     labels = _one_label_each(labels, shape, axis)
     if isinstance(labels, np.ndarray):
         labels = _checked_labels(labels, shape[axis])
-    return rows(labels, predictions, axes=None if axis == -1 else [(), (axis,), ()])
+    return rows(labels, predictions, out=out, axes=None if axis == -1 else [(), (axis,), ()])
 
 
 NAME = "sparse_categorical_crossentropy"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nbops import arrays
 from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes, prange
 from nbops.op import op
 from nbops.ops.elementwise import multiply
@@ -196,7 +197,7 @@ def _(a: Any, b: Any, out: Any, dout: Any) -> Any:
     )
 
 
-def dot(a: Any, b: Any) -> Any:
+def dot(a: Any, b: Any, *, out: Any = None) -> Any:
     """NumPy's dot: picks the product by the operands' number of axes.
 
     A number times an array is `multiply`; two vectors give `vecdot`; a vector on the right `matvec`; on the
@@ -206,6 +207,7 @@ def dot(a: Any, b: Any) -> Any:
     ----------
     a : array_like
     b : array_like
+    out : ndarray, optional
 
     Raises
     ------
@@ -220,11 +222,11 @@ def dot(a: Any, b: Any) -> Any:
     """
     a_shape, b_shape = shape_of(a, "dot"), shape_of(b, "dot")
     if not a_shape or not b_shape:
-        return multiply(a, b)
+        return multiply(a, b, out=out)
     if len(b_shape) == 1:
-        return vecdot(a, b) if len(a_shape) == 1 else matvec(a, b)
+        return vecdot(a, b, out=out) if len(a_shape) == 1 else matvec(a, b, out=out)
     if len(b_shape) == 2:
-        return vecmat(a, b) if len(a_shape) == 1 else matmul(a, b)
+        return vecmat(a, b, out=out) if len(a_shape) == 1 else matmul(a, b, out=out)
     # b's contracted axis first, its others behind as the columns of one matrix
     ndim = len(b_shape)
     order = (ndim - 2, *range(ndim - 2), ndim - 1)
@@ -232,4 +234,4 @@ def dot(a: Any, b: Any) -> Any:
     width = -1 if -1 in columns else math.prod(columns)
     matrix = reshape(transpose(b, order), (b_shape[-2], width))
     product = vecmat(a, matrix) if len(a_shape) == 1 else matmul(a, matrix)
-    return reshape(product, (*a_shape[:-1], *columns))
+    return arrays.into(out, reshape(product, (*a_shape[:-1], *columns)), "dot")

@@ -76,7 +76,7 @@ def _(x: Any, out: Any, dout: Any) -> Any:
     return broadcast_like(expand_dims(dout, -2), x)
 
 
-def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False) -> Any:
+def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False, out: Any = None) -> Any:
     """The sum over some axes, or all.
 
     Parameters
@@ -87,6 +87,7 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
         All axes unless given.
     keepdims : bool
         Keep the summed axes with length 1.
+    out : ndarray, optional
 
     Raises
     ------
@@ -105,14 +106,11 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
             x = x.astype(np.int64 if x.dtype.kind == "i" else np.uint64)
     shape = shape_of(x, "sum")
     axes = _normalize(axis, len(shape), "sum")
-    kept = [n for i, n in enumerate(shape) if i not in axes]
     result = _sum_axes(x, shape, axes)
     if keepdims:
         for i in axes:
             result = expand_dims(result, i)
-        return result
-    assert arrays.rank(result) in (len(kept), None)
-    return result
+    return arrays.into(out, result, "sum")
 
 
 def _as_numbers(x: Any, name: str) -> np.ndarray:
@@ -165,7 +163,7 @@ def _sum_axes(x: Any, shape: tuple[int, ...], axes: list[int]) -> Any:
     return reshape(sum_rows(reshape(x, (*shape[:first], length, merged))), (*shape[:first], *behind))
 
 
-def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False) -> Any:
+def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False, out: Any = None) -> Any:
     """The arithmetic mean over some axes, or all; NaN where nothing is averaged.
 
     Parameters
@@ -176,6 +174,7 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
         All axes unless given.
     keepdims : bool
         Keep the averaged axes with length 1.
+    out : ndarray, optional
 
     Examples
     --------
@@ -186,6 +185,7 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
     if arrays.is_tensorflow(x):
         from nbops import tensorflow
 
+        arrays.refuse_for_tensors("mean", out=out)
         return tensorflow.mean(x, axis, keepdims)
     x = _as_numbers(x, "mean")
     axes = _normalize(axis, x.ndim, "mean")
@@ -194,4 +194,5 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
     wide = np.float32 if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else result_dtype
     total = sum(x.astype(wide, copy=False), axis, keepdims=keepdims)
     with np.errstate(over="ignore"):
-        return divide(total, np.asarray(count, wide)).astype(result_dtype, copy=False)
+        average = divide(total, np.asarray(count, wide)).astype(result_dtype, copy=False)
+    return arrays.into(out, average, "mean")
