@@ -27,7 +27,17 @@ import numba
 from nbops import calibration
 from nbops.targets import cpu, cuda
 
-__all__ = ["Decision", "Work", "decide", "last_decision", "use"]
+__all__ = [
+    "Decision",
+    "Work",
+    "choose",
+    "decide",
+    "last_decision",
+    "predicted_microseconds",
+    "settings",
+    "start",
+    "use",
+]
 
 TARGETS = ("auto", "cpu", "python", "serial", "parallel", "cuda")
 
@@ -290,6 +300,3 @@ def predicted_microseconds(work: Work, workers: int) -> float:
     # At the break-even b, launch + b / workers = b.
     launch = int(cpu.STATE[cpu.BREAK_EVEN]) / 1e3 * (1 - 1 / workers)
     return launch + serial / workers
-
-
-__all__ += ["predicted_microseconds", "settings", "start"]

@@ -131,7 +131,7 @@ _by_activation = {
         ("relu", relu_row, relu_gradient),
         ("sigmoid", sigmoid_row, sigmoid_gradient),
         ("tanh", tanh_row, tanh_gradient),
-        ("softmax", softmax_in_place, lambda out, dout: softmax_gradient(None, out, dout)),
+        ("softmax", softmax_in_place, softmax_gradient),
     )
 }
 _unfused: dict[str, Callable[..., Any]] = {

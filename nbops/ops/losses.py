@@ -71,7 +71,7 @@ def crossentropy_from_logits_gradient(label: Array, x: Array, dout: Array, out: 
 
 @crossentropy_from_logits_gradient.gradient
 def _(label: Any, x: Any, dout: Any, out: Any, upstream: Any) -> Any:
-    by_x = multiply(expand_dims(dout, -1), softmax_gradient(x, softmax(x), upstream))
+    by_x = multiply(expand_dims(dout, -1), softmax_gradient(softmax(x), upstream))
     by_dout = subtract(vecdot(upstream, softmax(x)), take_label(label, upstream))
     return None, by_x, by_dout
 

@@ -70,7 +70,11 @@ softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=1.0)
 
 
 @softmax_last.gradient
-def softmax_gradient(x: Any, out: Any, dout: Any) -> Any:
+def _(x: Any, out: Any, dout: Any) -> Any:
+    return softmax_gradient(out, dout)
+
+
+def softmax_gradient(out: Any, dout: Any) -> Any:
     """out (dout - Σ out dout)."""
     return multiply(out, subtract(dout, expand_dims(vecdot(out, dout), -1)))
 

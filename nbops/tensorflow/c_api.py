@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 __all__ = ["INDEX", "address_table", "function", "missing_symbols"]
 
-OK, INVALID_ARGUMENT, INTERNAL = 0, 3, 13
+INVALID_ARGUMENT, INTERNAL = 3, 13  # TF_Code
 
 #: What compiled code calls, in the order of the address table.
 CALLED_BY_KERNELS = (
