@@ -160,6 +160,7 @@ def training() -> None:
             images,
             labels,
             epochs=4,
+            batch_size=32,
             optimizer=optimizer,
             on_epoch=lambda epoch: print(f"    epoch {epoch.number}: loss {np.mean(epoch.losses):.2f}"),
         )
