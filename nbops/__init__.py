@@ -9,10 +9,12 @@ The same names take NumPy arrays and TensorFlow tensors. `op` and `elementwise` 
 loads neither TensorFlow nor a CUDA driver.
 """
 
+from nbops import _importing
 from nbops.calibration import calibrate
 from nbops.dispatch import Decision, last_decision, use
 from nbops.explain import explain
 from nbops.kernel import lanes, prange
+from nbops.ladder import ladder
 from nbops.op import Op, elementwise, op
 from nbops.ops.dense import dense
 from nbops.ops.elementwise import (
@@ -36,6 +38,7 @@ from nbops.ops.products import dot, matmul, matvec, vecdot, vecmat
 from nbops.ops.reductions import mean, sum
 from nbops.ops.shapes import broadcast_to, expand_dims, matrix_transpose, reshape, transpose
 from nbops.ops.softmax import log_softmax, softmax
+from nbops.warming import warmup
 
 __version__ = "0.1.0"
 
@@ -53,6 +56,7 @@ __all__ = [
     "exp",
     "expand_dims",
     "explain",
+    "ladder",
     "lanes",
     "last_decision",
     "log",
@@ -80,4 +84,7 @@ __all__ = [
     "use",
     "vecdot",
     "vecmat",
+    "warmup",
 ]
+
+_importing.done()

@@ -1,4 +1,4 @@
-"""The command line: ``nbops compare``, ``nbops explain``, ``nbops calibrate``.
+"""The command line: ``nbops compare``, ``nbops explain``, ``nbops calibrate``, ``nbops doctor``…
 
 Each command is a function that adds its parser, and one that runs it and returns the exit code. A mistake in
 the arguments ends with exit code 2 and one line.
@@ -12,8 +12,9 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
+
+from nbops.files import check_writable, replacing
 
 __all__ = ["main"]
 
@@ -37,7 +38,8 @@ def _write_json(value: Any, place: str | None) -> None:
         return
     assert place is not None
     try:
-        Path(place).write_text(text + "\n", encoding="utf-8")
+        with replacing(place) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise Mistake(f"--json {place}: {error.strerror}; name a file that can be written") from None
 
@@ -115,8 +117,7 @@ def _settings(options: argparse.Namespace) -> Any:
 def _check_writable(place: str) -> None:
     """Find out before the measurement, not after it."""
     try:
-        with Path(place).open("a", encoding="utf-8"):
-            pass
+        check_writable(place)
     except OSError as error:
         raise Mistake(f"--json {place}: {error.strerror}; name a file that can be written") from None
 
@@ -130,7 +131,7 @@ def _add_explain(commands: Any) -> None:
         help="what would run where, and why",
         description="What the dispatcher would do: nbops explain matmul 128x784 784x512 float32",
     )
-    parser.add_argument("op", metavar="OP", help="an op's name, such as matmul")
+    parser.add_argument("op", metavar="OP", help="an op or a function of ops: matmul, dense, mean")
     parser.add_argument("shapes", metavar="SHAPE", nargs="+", help="one per operand: 128x784, 10, or ()")
     parser.add_argument("dtype", metavar="DTYPE", help="float32, float64, …")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -138,30 +139,17 @@ def _add_explain(commands: Any) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    import numpy as np
-
     import nbops
-    from nbops.op import registry
+    from nbops.op import Op
 
-    op = registry.get(options.op)
-    if op is None:
-        known = ", ".join(sorted(registry.keys() & set(nbops.__all__)))
-        close = difflib.get_close_matches(options.op, registry, 1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {known}"
-        raise Mistake(f"unknown op {options.op!r}; {hint}")
-    try:
-        dtype = np.dtype(options.dtype)
-    except TypeError:
-        raise Mistake(f"unknown dtype {options.dtype!r}; expected one such as float32 or int64") from None
+    function, dtype = _function(options.op), _dtype(options.dtype)
     shapes = [_shape(text) for text in options.shapes]
     try:
-        op.check_count(shapes)
-        # Without strides an array of any shape is one element.
-        operands = [
-            np.broadcast_to(np.zeros((), dtype if kind == "T" else kind), shape)
-            for kind, shape in zip(op.types.inputs, shapes, strict=True)
-        ]
-        explanation = nbops.explain(op, *operands)
+        kinds = ["T"] * len(shapes)
+        if isinstance(function, Op):
+            function.check_count(shapes)
+            kinds = list(function.types.inputs)
+        explanation = nbops.explain(function, *_empty(shapes, kinds, dtype))
     except (TypeError, ValueError) as error:
         raise Mistake(str(error)) from None
     if options.json:
@@ -169,6 +157,40 @@ def _explain(options: argparse.Namespace) -> int:
     else:
         print(explanation)
     return 0
+
+
+def _function(name: str) -> Any:
+    """An op, or a function of ops such as dense."""
+    import nbops
+    from nbops.op import registry
+
+    composites = {f: getattr(nbops, f) for f in nbops.__all__ if f in ("dense", "dot", "mean", "sum")}
+    known = {**composites, **registry}
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, 1)
+    public = ", ".join(sorted(known.keys() & set(nbops.__all__)))
+    hint = f"did you mean {close[0]}?" if close else f"expected one of {public}"
+    raise Mistake(f"unknown op {name!r}; {hint}")
+
+
+def _dtype(name: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise Mistake(f"unknown dtype {name!r}; expected one such as float32 or int64") from None
+
+
+def _empty(shapes: Sequence[tuple[int, ...]], kinds: Sequence[str], dtype: Any) -> list[Any]:
+    """Operands of any size that take no memory: without strides an array is one element."""
+    import numpy as np
+
+    return [
+        np.broadcast_to(np.zeros((), dtype if kind == "T" else kind), shape)
+        for kind, shape in zip(kinds, shapes, strict=True)
+    ]
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -202,12 +224,93 @@ def _calibrate(options: argparse.Namespace) -> int:
     else:
         microseconds = result["break_even_ns"] / 1e3
         print(f"{result['layer']}, {result['threads']} threads: parallel from {microseconds:.3g} µs of work")
+    if not options.json and "cuda" in result:
+        gpu = result["cuda"]
+        print(
+            f"{gpu['device']}: {gpu['launch_microseconds']:.3g} µs a call, "
+            f"{gpu['bytes_per_microsecond'] / 1e3:.3g} GB/s, as fast as {gpu['cores']:.3g} cores"
+        )
     return 0
+
+
+# ---- ladder -----------------------------------------------------------------------------------------
+
+
+def _add_ladder(commands: Any) -> None:
+    parser = commands.add_parser(
+        "ladder",
+        help="one loop, interpreted, compiled, parallel and tuned, against this machine's ceiling",
+        description="Prints an op's loop and one row per way to run it: nbops ladder matmul 512x512 512x512",
+    )
+    parser.add_argument("op", metavar="OP", help="relu, add, matmul, softmax, dense, or with shapes any op")
+    parser.add_argument("shapes", metavar="SHAPE", nargs="*", help="one per operand")
+    parser.add_argument("--dtype", default="float32", help="float32 or float64; float32")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for how long to run each rung; 0.5")
+    parser.add_argument("--plot", metavar="FILE", help="save a picture over sizes; .png, .svg, .pdf")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_ladder)
+
+
+def _ladder(options: argparse.Namespace) -> int:
+    import nbops
+
+    _function(options.op)
+    try:
+        steps = nbops.ladder(
+            options.op, *map(_shape, options.shapes), dtype=options.dtype, seconds=options.seconds
+        )
+    except (TypeError, ValueError) as error:
+        raise Mistake(str(error)) from None
+    if options.json:
+        _write_json(steps.as_json(), None)
+    else:
+        steps.show()
+    if options.plot:
+        try:
+            steps.plot(options.plot, options.seconds / 5)
+        except (ImportError, OSError, ValueError) as error:
+            raise Mistake(f"--plot {options.plot}: {error}") from None
+    return 0
+
+
+# ---- doctor -----------------------------------------------------------------------------------------
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="what works here, what does not, and what repairs it",
+        description="Compiles and runs a kernel on every target. Exit code 1: something that is installed "
+        "should work and does not.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from nbops.compare.table import Section, print_section
+    from nbops.doctor import examine
+
+    findings = examine()
+    if options.json:
+        _write_json([dataclasses.asdict(finding) for finding in findings], None)
+    else:
+        rows: list[tuple[str, ...]] = [
+            (f.verdict, f.name, f.found + (f"\n→ {f.repair}" if f.repair else "")) for f in findings
+        ]
+        print_section(Section("nbops doctor", ("verdict", "what", "found"), rows))
+    return int(any(finding.verdict == "broken" for finding in findings))
 
 
 # ---- all --------------------------------------------------------------------------------------------
 
-COMMANDS: tuple[Callable[[Any], None], ...] = (_add_compare, _add_explain, _add_calibrate)
+COMMANDS: tuple[Callable[[Any], None], ...] = (
+    _add_compare,
+    _add_explain,
+    _add_calibrate,
+    _add_ladder,
+    _add_doctor,
+)
 
 
 def _parser() -> _Parser:

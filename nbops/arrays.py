@@ -1,7 +1,8 @@
 """What an array is, where it lives, and the one place that allocates.
 
 NumPy arrays go to compiled loops as they are, whatever their strides; lists, numbers and objects with
-``__array__`` become NumPy arrays first; TensorFlow values go to the registered TensorFlow op.
+``__array__`` become NumPy arrays first; TensorFlow values go to the registered TensorFlow op, and Dask arrays
+to `nbops.dask`, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ __all__ = [
     "as_array",
     "checked_out",
     "into",
+    "is_dask",
     "is_tensorflow",
+    "keep",
     "native",
     "rank",
+    "refuse_for_lazy",
     "refuse_for_tensors",
 ]
 
@@ -29,6 +33,19 @@ def is_tensorflow(value: Any) -> bool:
     if "tensorflow" not in sys.modules:
         return False
     return hasattr(value, "__tf_tensor__") or hasattr(value, "_as_graph_element")
+
+
+def is_dask(value: Any) -> bool:
+    """Whether a value is a Dask array."""
+    module = sys.modules.get("dask.array")
+    return module is not None and isinstance(value, module.Array)
+
+
+def keep(value: Any) -> Any:
+    """A value that NumPy's functions know how to handle, such as a Dask array, as it is; else an ndarray."""
+    if hasattr(type(value), "__array_function__") and not isinstance(value, np.ndarray):
+        return value
+    return np.asarray(value)
 
 
 def rank(value: Any) -> int | None:
@@ -123,6 +140,7 @@ def into(out: Any, result: Any, name: str) -> Any:
     """A result, or `out` with the result in it."""
     if out is None:
         return result
+    refuse_for_lazy(name, out=out if is_dask(result) else None)
     refuse_for_tensors(name, out=out if is_tensorflow(result) else None)
     (array,) = checked_out(name, out, [np.shape(result)], [np.asarray(result).dtype])
     np.copyto(array, result, casting="same_kind")
@@ -136,4 +154,13 @@ def refuse_for_tensors(name: str, **keywords: Any) -> None:
             raise TypeError(
                 f"{name}: {keyword}= does not go with TensorFlow values, which TensorFlow allocates "
                 "and places; leave it out, or pass NumPy arrays"
+            )
+
+
+def refuse_for_lazy(name: str, **keywords: Any) -> None:
+    """Raise TypeError when a keyword was given that Dask arrays can't honour."""
+    for keyword, value in keywords.items():
+        if value is not None:
+            raise TypeError(
+                f"{name}: {keyword}= does not go with Dask arrays, which are computed later; leave it out"
             )

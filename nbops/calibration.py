@@ -1,6 +1,6 @@
 """From how much work on a second core pays: measured on this machine, kept, with sensible figures before.
 
-Starting threads costs time that depends on Numba's threading layer, so the break-even belongs to the layer:
+Starting threads costs time that depends on who starts them, so the break-even belongs to the launcher:
 the serial time, in nanoseconds, from which the parallel launch wins. `calibrate` measures it and keeps it in
 the user's cache folder (``NBOPS_CACHE_DIR``, else the platform's usual place).
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from nbops.targets import cpu
+from nbops.files import replacing
+from nbops.targets import cpu, cuda
 
 __all__ = ["break_even", "calibrate", "file"]
 
 #: Measured on 2 cores of x86-64 with Numba 0.68: the serial time that a parallel launch must be worth.
-SHIPPED = {"omp": 10_000, "tbb": 20_000, "workqueue": 1_200_000}
+SHIPPED = {"pool": 8_000, "omp": 10_000, "tbb": 20_000, "workqueue": 1_200_000}
 
 
 def file() -> Path:
@@ -50,16 +50,18 @@ def break_even(layer: str | None, threads: int) -> int:
     if layer is None or threads <= 1:
         return sys.maxsize
     try:
-        kept = json.loads(file().read_text())[_key(layer, threads)]["break_even_ns"]
-        if kept > 0:
-            return int(kept)
-    except (OSError, ValueError, KeyError, TypeError):
+        figure = kept(_key(layer, threads))["break_even_ns"]
+        if figure > 0:
+            return int(figure)
+    except (KeyError, TypeError):
         pass
     return SHIPPED.get(layer, SHIPPED["workqueue"])
 
 
 def _times_ns(calls: Sequence[Callable[[], Any]], rounds: int = 51) -> list[float]:
     """The 10th percentile of each call's time, taken in turn: others' load only ever adds."""
+    import statistics
+
     samples: list[list[int]] = [[] for _ in calls]
     for _ in range(rounds):
         for call, times in zip(calls, samples, strict=True):
@@ -84,12 +86,13 @@ def calibrate(save: bool = True) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``layer``, ``threads``, ``break_even_ns``, and under ``samples`` the elements and both times in ns.
+        ``layer``, ``threads``, ``break_even_ns``, and under ``samples`` the elements and both times in ns. On
+        a machine with a usable GPU, under ``cuda`` its figures; see `nbops.targets.cuda.costs`.
     """
     from nbops.ops.elementwise import add
 
     threads = cpu.start_threads()
-    layer = cpu.threading_layer()
+    layer = cpu.launcher()
     samples = []
     for exponent in range(10, 23):
         x = np.ones(2**exponent, np.float32)
@@ -108,26 +111,41 @@ def calibrate(save: bool = True) -> dict[str, Any]:
     if figure is None:  # no size gained: a busy machine, or one core; keep what was in force
         figure = break_even(layer, threads)
         save = False
-    result = {"layer": layer, "threads": threads, "break_even_ns": figure, "samples": samples}
+    result: dict[str, Any] = {
+        "layer": layer,
+        "threads": threads,
+        "break_even_ns": figure,
+        "samples": samples,
+    }
     cpu.STATE[cpu.BREAK_EVEN] = figure
     if save:
-        _save(layer, threads, result)
+        keep(_key(layer, threads), result)
+    if cuda.available():
+        result["cuda"] = cuda.calibrate()
     return result
 
 
-def _save(layer: str | None, threads: int, result: dict[str, Any]) -> None:
+def kept(key: str) -> Any:
+    """What an earlier calibration kept under a key; None where there is nothing."""
+    try:
+        return json.loads(file().read_text())[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def keep(key: str, result: dict[str, Any]) -> None:
+    """Keep a result for later processes; a folder that can't be written is no error."""
     place = file()
     try:
-        kept = json.loads(place.read_text())
+        everything = json.loads(place.read_text())
     except (OSError, ValueError):
-        kept = None
-    if not isinstance(kept, dict):
-        kept = {}
-    kept[_key(layer, threads)] = result
+        everything = None
+    if not isinstance(everything, dict):
+        everything = {}
+    everything[key] = result
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(kept, indent=1))
-        temporary.replace(place)
+        with replacing(place) as temporary:
+            temporary.write_text(json.dumps(everything, indent=1))
     except OSError:
         return

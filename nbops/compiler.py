@@ -7,9 +7,8 @@ reassociated only where a loop says so with explicit accumulators.
 ``prange`` can be ``range`` in one copy, `numba.prange` in the next and a CUDA grid stride in a third. The
 loop's source is written once; a global is looked up when the copy is compiled.
 
-**Cache.** Numba keys a cached kernel by its file and ``__qualname__`` and knows nothing of its callees, so
-two copies of one function would load each other's code, and a changed helper would load stale code. Each
-copy therefore carries in its ``__qualname__`` a digest of everything that it calls.
+**Cache.** A cached kernel is known by a digest of all the code that it reaches, so that two copies of one
+function never load each other's code, nor a changed helper's caller stale code; see `nbops.cache`.
 """
 
 from __future__ import annotations
@@ -18,47 +17,70 @@ import functools
 import hashlib
 from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, sigutils
+from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
+from numba.extending import intrinsic
 
-__all__ = ["digest", "jit", "native", "specialise", "with_helpers"]
+from nbops import cache
+
+__all__ = ["add_symbol", "digest", "jit", "native", "specialise", "symbol_address", "with_helpers"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
-def _can_cache(function: FunctionType) -> bool:
-    """Whether Numba finds a writable folder for this function's cache."""
-    return _can_cache_file(function.__code__.co_filename)
-
-
-@functools.cache
-def _can_cache_file(_filename: str) -> bool:
-    def probe() -> None:
-        pass
-
-    copy = FunctionType(probe.__code__.replace(co_filename=_filename), {}, "probe")
-    try:
-        numba.njit(cache=True)(copy)
-    except RuntimeError:  # "cannot cache function: no locator available"
-        return False
-    return True
-
-
 def jit(function: F, **flags: Any) -> F:
     """Compile `function` lazily, in nopython mode, cached on disk where a folder is writable."""
     assert isinstance(function, FunctionType)
-    compiled: F = numba.njit(cache=_can_cache(function), **{**FLAGS, **flags})(function)
-    return compiled
+    options = {**FLAGS, **flags}
+    compiled: Any = numba.njit(**options)(function)
+    if not numba.config.DISABLE_JIT:
+        compiled._cache = cache.KernelCache(function, options, digest)
+    return cast(F, compiled)
 
 
 def native(signature: Any, function: FunctionType) -> Any:
     """Compile `function` now to machine code with a C address, cached on disk where possible."""
-    return numba.cfunc(signature, cache=_can_cache(function), error_model="numpy")(function)
+    options = {"error_model": FLAGS["error_model"]}
+    compiled: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options)
+    compiled._cache = cache.KernelCache(function, options, digest)
+    compiled.compile()
+    return compiled
+
+
+def add_symbol(name: str, address: int) -> None:
+    """Let compiled code find an address by a name; see `symbol_address`."""
+    llvm.add_symbol(name, address)
+
+
+@functools.cache
+def symbol_address(name: str) -> Any:
+    """An intrinsic that returns the address of a symbol.
+
+    An address differs from process to process and so can't be part of code that is cached on disk; a symbol
+    is looked up when the code is loaded.
+    """
+
+    @intrinsic
+    def address(typingctx: Any) -> Any:
+        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            word = ir.IntType(64)
+            kind = ir.FunctionType(ir.VoidType(), [word, word, word])
+            return builder.ptrtoint(cgutils.get_or_insert_function(builder.module, kind, name), word)
+
+        return types.int64(), codegen
+
+    address.cache_key = f"symbol {name}"
+    return address
 
 
 def specialise(function: Callable[..., Any], name: str, **names: Any) -> FunctionType:
@@ -159,6 +181,10 @@ def _hash_value(value: Any, hasher: Any, seen: set[int]) -> None:
     elif isinstance(value, FunctionType):
         if not _is_foreign(value.__module__ or ""):
             _hash_function(value, hasher, seen)
+    elif isinstance(getattr(value, "py_func", None), FunctionType):  # a function compiled for a GPU
+        _hash_function(value.py_func, hasher, seen)
+    elif isinstance(value, numba.types.Type):
+        hasher.update(repr(value).encode())
     elif hasattr(value, "_defn"):  # an intrinsic
         _hash_function(value._defn, hasher, seen)
     elif isinstance(value, ModuleType | type):

@@ -25,6 +25,8 @@ class BatchGenerator:
     Attributes
     ----------
     num_batches : int
+    state : dict
+        The place in the data, in terms of JSON. Set it to go on there: the same batches follow.
 
     Raises
     ------
@@ -56,7 +58,28 @@ class BatchGenerator:
 
     def _restart(self) -> None:
         self.index = 0
-        self._order = None if self._rng is None else self._rng.permutation(len(self.images))
+        self._goes_on = False
+        self._draw_order()
+
+    def _draw_order(self) -> None:
+        self._drawn_from = self._order = None
+        if self._rng is not None:
+            self._drawn_from = self._rng.bit_generator.state
+            self._order = self._rng.permutation(len(self.images))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {"index": self.index, "random": self._drawn_from}
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        if (state["random"] is None) != (self._rng is None):
+            raise ValueError("BatchGenerator: the state is of one that shuffles, or this one does; not both")
+        if self._rng is not None:
+            self._rng.bit_generator.state = state["random"]
+        self._draw_order()
+        self.index = state["index"]
+        self._goes_on = self.index < len(self.images)  # else the next iteration starts over
 
     def next(self) -> tuple[Any, Any]:
         """The next images and labels.
@@ -75,8 +98,9 @@ class BatchGenerator:
         return self.images[chosen], self.labels[chosen]
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        if self.index:
+        if self.index and not self._goes_on:
             self._restart()
+        self._goes_on = False
         return self
 
     __next__ = next

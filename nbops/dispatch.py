@@ -4,23 +4,30 @@
 no compiler           the interpreter, where ``NUMBA_DISABLE_JIT`` is set
 asked for             ``target=``, ``use("serial")`` or ``NBOPS_TARGET``; what is not there raises
 a TensorFlow value    its registered op, on TensorFlow's device (decided in `nbops.op`, before this list)
+a device array        the GPU that it is on; nothing is copied silently (decided in `nbops.op`, too)
+worth the copy        cuda: transfer, launch and compute are predicted to take less than on the CPU
 small                 serial: the call takes less than the measured break-even of a parallel launch
 one item              serial: there is one item, and its loop has no ``prange``
 large                 parallel
 ====================  =====================================================================================
 
-The GPU's rules (a device array stays on its device; a copy must be worth it) come with the CUDA target, whose
-seam is `nbops.targets.cuda`. `explain` shows the answer before the call, `last_decision` after it.
+Where the GPU has no room for a call after all, the CPU runs it, with one warning: the rule ``out of memory``.
+Under ``strict`` the call raises instead.
+
+`explain` shows the answer before a call, `last_decision` after it.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numba
 
@@ -30,8 +37,11 @@ from nbops.targets import cpu, cuda
 __all__ = [
     "Decision",
     "Work",
+    "available_threads",
     "choose",
+    "chosen_here",
     "decide",
+    "in_force",
     "last_decision",
     "predicted_microseconds",
     "settings",
@@ -39,7 +49,7 @@ __all__ = [
     "use",
 ]
 
-TARGETS = ("auto", "cpu", "python", "serial", "parallel", "cuda")
+TARGETS = ("auto", "cpu", "python", "serial", "parallel", *cuda.TARGETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,12 @@ class Decision:
         The rule that answered.
     reason : str
         Why, in one sentence.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> nbops.explain(nbops.add, np.ones(10), np.ones(10), target="serial").decision
+    Decision(target='serial', workers=1, rule='asked for', reason="target 'serial' was asked for")
     """
 
     target: str
@@ -98,6 +114,7 @@ class _Settings:
     target: str = "auto"
     strict: bool = False
     threads: int | None = None
+    device: Any = None
 
 
 @functools.cache
@@ -109,18 +126,25 @@ def _settings_from_environment() -> _Settings:
 def _checked(target: str, source: str) -> str:
     if target not in TARGETS:
         raise ValueError(f"{source}: unknown target {target!r}; expected one of {', '.join(TARGETS)}")
-    if target == "cuda":
-        cuda.require()
+    if target in cuda.TARGETS:
+        cuda.require(target)
     return target
 
 
 _settings: ContextVar[_Settings | None] = ContextVar("nbops_settings", default=None)
+recording: ContextVar[Callable[..., Any] | None] = ContextVar("nbops_recording", default=None)
 _last: ContextVar[Decision | None] = ContextVar("nbops_last_decision", default=None)
 
 
-#: The innermost `use`'s settings, or None outside every one: the hot path's question.
+#: What `nbops.repeat` sets from compiled code.
+decision_variable = _last
+_counting = threading.Lock()
+#: What takes every call's place here, or None: `nbops.explain` follows a function's calls with it.
+recorder = recording.get
+
+
+#: The innermost `use`'s settings, or None outside every one.
 chosen_here = _settings.get
-remember_decision = _last.set
 
 
 def settings() -> _Settings:
@@ -130,25 +154,37 @@ def settings() -> _Settings:
 
 @contextmanager
 def use(
-    target: str | None = None, *, strict: bool | None = None, threads: int | None = None
-) -> Iterator[None]:
+    target: str | None = None,
+    *,
+    strict: bool | None = None,
+    threads: int | None = None,
+    compute_capability: tuple[int, int] | None = None,
+) -> Iterator[Any]:
     """Choose the target, or limit the threads, of every call in a ``with`` block.
 
     Parameters
     ----------
-    target : {"auto", "cpu", "python", "serial", "parallel", "cuda"}, optional
-        ``cpu`` leaves the choice between serial and parallel to the dispatcher.
+    target : {"auto", "cpu", "python", "serial", "parallel", "cuda", "cuda-emulator"}, optional
+        ``cpu`` leaves the choice between serial and parallel to the dispatcher. ``cuda-emulator`` executes
+        CUDA kernels on the CPU, checks every access, and counts.
     strict : bool, optional
         Raise where a target that was asked for would have to be replaced by another.
     threads : int, optional
         At most so many threads. Results do not depend on it.
+    compute_capability : tuple of 2 int, optional
+        Of the GPU that is emulated; ``NBOPS_COMPUTE_CAPABILITY``, or (9, 0), unless given.
+
+    Yields
+    ------
+    device or None
+        The GPU, real or emulated: ``report()`` tells what has run on it. None for a CPU's target.
 
     Raises
     ------
     ValueError
-        For an unknown target or a number of threads below 1.
+        For an unknown target, a number of threads below 1, or a compute capability without the emulator.
     RuntimeError
-        For ``"cuda"`` where no GPU can be used.
+        For a CUDA target where it can't be used; the message says what to install.
 
     Examples
     --------
@@ -159,22 +195,70 @@ def use(
     """
     if threads is not None and threads < 1:
         raise ValueError(f"use: threads is {threads}; expected at least 1")
+    if compute_capability is not None and target != "cuda-emulator":
+        raise ValueError("use: compute_capability goes with 'cuda-emulator'; a GPU has its own")
     current = settings()
+    device = current.device
+    if target is not None:
+        _checked(target, "use")
+        device = cuda.new_device(target, compute_capability) if target in cuda.TARGETS else None
     changed = replace(
         current,
-        target=current.target if target is None else _checked(target, "use"),
+        target=target or current.target,
         strict=current.strict if strict is None else strict,
         threads=current.threads if threads is None else threads,
+        device=device,
     )
     token = _settings.set(changed)
+    _count_users(1)
     try:
-        yield
+        yield device
     finally:
+        _count_users(-1)
         _settings.reset(token)
 
 
+def _count_users(change: int) -> None:
+    """Say in `cpu.STATE` how many `use` blocks there are: inside any, no call takes the short way."""
+    with _counting:
+        cpu.STATE[cpu.IN_USE] += change
+
+
+@contextmanager
+def in_force(asked: _Settings | None) -> Iterator[None]:
+    """Settings taken from `chosen_here` elsewhere, in force here; nothing changes for None."""
+    if asked is None:
+        yield
+        return
+    token = _settings.set(asked)
+    _count_users(1)
+    try:
+        yield
+    finally:
+        _count_users(-1)
+        _settings.reset(token)
+
+
+def available_threads() -> int:
+    """The threads that a call may use here."""
+    return _workers(settings())
+
+
 def last_decision() -> Decision | None:
-    """What the dispatcher decided for this thread's last call on arrays; None before the first."""
+    """What the dispatcher decided for this thread's last call; None before the first.
+
+    Returns
+    -------
+    Decision or None
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> with nbops.use("serial"):
+    ...     y = nbops.relu(np.array([-1.0, 2.0]))
+    >>> nbops.last_decision().target, nbops.last_decision().rule
+    ('serial', 'asked for')
+    """
     return _last.get()
 
 
@@ -191,6 +275,21 @@ def _asked_for(work: Work, asked: _Settings) -> Decision | None:
     if asked.strict and asked.target == "parallel" and workers == 1:
         raise RuntimeError("target 'parallel' was asked for, but one thread is all there is (strict)")
     return Decision(asked.target, workers, "asked for", f"target {asked.target!r} was asked for")
+
+
+def _worth_the_copy(work: Work, asked: _Settings) -> Decision | None:
+    if asked.target == "cpu" or not cuda.available():
+        return None
+    there = cuda.predicted_microseconds(work)
+    here = predicted_microseconds(work, _workers(asked) if work.items > 1 or work.divisible else 1)
+    if there >= here:
+        return None
+    return Decision(
+        "cuda",
+        1,
+        "worth the copy",
+        f"about {there:.3g} µs on the GPU with {work.bytes:,} bytes to copy, {here:.3g} µs on the CPU",
+    )
 
 
 def _small(work: Work, asked: _Settings) -> Decision | None:
@@ -228,6 +327,7 @@ def _large(work: Work, asked: _Settings) -> Decision:
 RULES: tuple[Callable[[Work, _Settings], Decision | None], ...] = (
     _interpreted,
     _asked_for,
+    _worth_the_copy,
     _small,
     _one_item,
     _large,
@@ -237,14 +337,14 @@ RULES: tuple[Callable[[Work, _Settings], Decision | None], ...] = (
 def _workers(asked: _Settings) -> int:
     if not cpu.STATE[cpu.BREAK_EVEN]:
         start()
-    available = 1 if cpu.STATE[cpu.FORKED] else int(cpu.STATE[cpu.WORKERS])
+    available = 1 if cpu.STATE[cpu.FORKED] else min(int(cpu.STATE[cpu.WORKERS]), cpu.thread_limit())
     return available if asked.threads is None else min(available, asked.threads)
 
 
 def start() -> None:
     """Start the threads and read the calibration; the first call does it."""
     threads = cpu.start_threads()
-    cpu.STATE[cpu.BREAK_EVEN] = calibration.break_even(cpu.threading_layer(), threads)
+    cpu.STATE[cpu.BREAK_EVEN] = calibration.break_even(cpu.launcher(), threads)
 
 
 def choose(work: Work, target: str | None = None) -> Decision:
@@ -269,8 +369,51 @@ def choose(work: Work, target: str | None = None) -> Decision:
 def decide(work: Work, target: str | None = None) -> Decision:
     """`choose`, for a call that is made: `last_decision` will tell it."""
     decision = choose(work, target)
-    remember_decision(decision)
+    _last.set(decision)
     return decision
+
+
+_warned: set[str] = set()
+
+
+def decide_again(work: Work, failed: Decision, error: MemoryError) -> Decision:
+    """The CPU's decision for a call for which the GPU had no room; warns once.
+
+    Raises
+    ------
+    MemoryError
+        Under `strict`.
+    """
+    asked = settings()
+    if asked.strict:
+        raise MemoryError(
+            f"target {failed.target!r} has no room for {work.bytes:,} bytes (strict)"
+        ) from error
+    instead = choose(work, "cpu")
+    reason = f"the GPU has no room for {work.bytes:,} bytes; the CPU runs the call ({instead.reason})"
+    decision = replace(instead, rule="out of memory", reason=reason)
+    if failed.target not in _warned:
+        _warned.add(failed.target)
+        warnings.warn(f"{reason}; use(strict=True) raises instead", RuntimeWarning, stacklevel=2)
+    _last.set(decision)
+    return decision
+
+
+def decide_device_array(name: str, kind: str) -> None:
+    """Record that a call on device arrays runs where they are.
+
+    Raises
+    ------
+    RuntimeError
+        When a target of the CPU was asked for.
+    """
+    asked = settings()
+    if asked.target not in ("auto", *cuda.TARGETS):
+        raise RuntimeError(
+            f"{name}: target {asked.target!r} was asked for, but the operands are on the GPU; copy them to "
+            "the CPU first (cupy.asnumpy(x), x.cpu(), x.copy_to_host()), or use target 'auto'"
+        )
+    _last.set(Decision("cuda", 1, "a device array", f"a {kind} stays on its GPU"))
 
 
 def decide_tensorflow(name: str) -> None:
@@ -287,7 +430,7 @@ def decide_tensorflow(name: str) -> None:
             f"{name}: target {asked.target!r} was asked for, but a TensorFlow value runs where TensorFlow "
             "places it (strict)"
         )
-    remember_decision(Decision("tensorflow", 1, "a TensorFlow value", "its registered op, on its device"))
+    _last.set(Decision("tensorflow", 1, "a TensorFlow value", "its registered op, on its device"))
 
 
 def predicted_microseconds(work: Work, workers: int) -> float:

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbops import arrays, dispatch, frame, repeat
-from nbops.targets import cpu
+from nbops.targets import cpu, cuda
 
 if TYPE_CHECKING:
     from nbops.op import Op
 
-__all__ = ["Axes", "call", "estimate", "normalize_axes"]
+__all__ = [
+    "Axes",
+    "call",
+    "check_axes",
+    "core_axes_last",
+    "estimate",
+    "infer",
+    "normalize_axes",
+    "shape_back",
+]
 
 Axes = Sequence[Sequence[int]]
 Dtypes = list[np.dtype[Any]]
@@ -47,11 +56,11 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
     inputs = [arrays.native(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
     places = None if axes is None else normalize_axes(op, axes)
     if places:
-        _check_axes(op, inputs, places)
-        inputs = [_core_axes_last(x, own) for x, own in zip(inputs, places, strict=False)]
-    geometry, shapes = _infer(op, inputs)
+        check_axes(op, inputs, places)
+        inputs = [core_axes_last(x, own) for x, own in zip(inputs, places, strict=False)]
+    geometry, shapes = infer(op, inputs)
     if places:
-        shapes = [_shape_back(s, own) for s, own in zip(shapes, places[op.n_inputs :], strict=True)]
+        shapes = [shape_back(s, own) for s, own in zip(shapes, places[op.n_inputs :], strict=True)]
     results = (
         [
             arrays.allocate(shape, dtype, inputs, op.signature.is_elementwise)
@@ -62,14 +71,15 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
     )
     outputs = results
     if places:
-        outputs = [_core_axes_last(x, own) for x, own in zip(results, places[op.n_inputs :], strict=True)]
+        outputs = [core_axes_last(x, own) for x, own in zip(results, places[op.n_inputs :], strict=True)]
     buffers = [
         array
         if array.dtype == dtype and (out is None or _writable_in_place(op, array, inputs, outputs))
         else np.empty(array.shape, dtype)
         for array, dtype in zip(outputs, loop_dtypes[op.n_inputs :], strict=True)
     ]
-    _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target)
+    fresh = out is None and places is None
+    _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target, fresh)
     for array, buffer in zip(outputs, buffers, strict=True):
         if array is not buffer:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -102,18 +112,18 @@ def normalize_axes(op: Op, axes: Axes) -> list[tuple[int, ...]]:
     return given
 
 
-def _check_axes(op: Op, inputs: list[np.ndarray], places: list[tuple[int, ...]]) -> None:
+def check_axes(op: Op, inputs: list[np.ndarray], places: list[tuple[int, ...]]) -> None:
     for x, own, argument in zip(inputs, places, op.arguments, strict=False):
         wrong = [axis for axis in own if not -x.ndim <= axis < x.ndim]
         if wrong:
             raise ValueError(f"{op.name}: axis {wrong[0]} is out of range: {argument} is {x.shape}")
 
 
-def _core_axes_last(array: np.ndarray, own: tuple[int, ...]) -> np.ndarray:
+def core_axes_last(array: np.ndarray, own: tuple[int, ...]) -> np.ndarray:
     return np.moveaxis(array, own, range(-len(own), 0)) if own else array
 
 
-def _shape_back(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, ...]:
+def shape_back(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a result whose core axes move from the end to where they are wanted."""
     stand_in = np.broadcast_to(np.int8(0), shape)
     return np.moveaxis(stand_in, range(-len(own), 0), own).shape if own else shape
@@ -122,11 +132,11 @@ def _shape_back(shape: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, ...]
 # ---- shapes and outputs -----------------------------------------------------------------------------
 
 
-def _infer(op: Op, inputs: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+def infer(op: Op, inputs: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[int, ...]]]:
     geometry = frame.new_geometry(len(op.signature.operands))
     for row, x in zip(geometry, inputs, strict=False):
         frame.describe(row, x)
-    code = frame.infer_shapes(op.signature.table, geometry)
+    code = frame.infer(op.signature.table, geometry)
     op.signature.check(code, geometry, op.name, op.arguments)
     return geometry, [frame.get_shape(row) for row in geometry[op.n_inputs :]]
 
@@ -159,25 +169,32 @@ def _run(
     geometry: np.ndarray,
     dtypes: tuple[np.dtype[Any], ...],
     target: str | None,
+    fresh: bool,
 ) -> None:
     for row, x in zip(geometry[op.n_inputs :], operands[op.n_inputs :], strict=True):
         frame.describe(row, x)
     table = frame.new_frame(len(operands))
-    frame.build_frame(op.signature.table, geometry, table)
-    decision = dispatch.decide(estimate(op, table, operands), target)
+    frame.build(op.signature.table, geometry, table)
+    work = estimate(op, table, operands)
+    decision = dispatch.decide(work, target)
     if decision.target == "python":
         op.kernel.interpret(operands, op.n_inputs)
         return
+    if decision.target in cuda.TARGETS:
+        try:
+            cuda.run_on_copies(op, operands, dtypes, decision.target)
+            return
+        except MemoryError as error:
+            decision = dispatch.decide_again(work, decision, error)
     layout = int(table[0, frame.LAYOUT])
     serial = op.kernel.task(dtypes, layout)
-    if decision.workers > 1:
-        parallel = op.kernel.task(dtypes, layout, parallel=True)
-        grain = 64 if op.signature.is_elementwise else 1
-        cpu.launch(serial, parallel, table, decision.workers, grain)
-    else:
-        cpu.launch(serial, 0, table, 1, 1)
-    if decision.rule == "small" and dispatch.chosen_here() is None:
-        op.last_call = repeat.remember(op, operands, table, serial, decision)
+    # With an item for each worker, the serial task is spread over them and no other need be compiled.
+    shared = decision.workers > 1 and int(table[0, frame.ITEMS]) < decision.workers
+    parallel = op.kernel.task(dtypes, layout, parallel=True) if shared else 0
+    grain = 64 if op.signature.is_elementwise else 1
+    cpu.launch(serial, parallel, table, decision.workers, grain)
+    if target is None and not cpu.STATE[cpu.IN_USE] and decision.rule in ("small", "one item", "large"):
+        repeat.remember(op, operands, table, (serial, parallel), grain, decision, fresh)
 
 
 def estimate(op: Op, table: np.ndarray, operands: Sequence[np.ndarray]) -> dispatch.Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 
 from nbops import arrays, dispatch, execution, frame
 from nbops.op import Op
-from nbops.targets import cpu
+from nbops.targets import cpu, cuda
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "Explanations", "explain"]
 
 
 @dataclass(frozen=True)
@@ -65,35 +66,100 @@ class Explanation:
     __repr__ = __str__
 
 
-def explain(op: Op, *operands: Any, target: str | None = None) -> Explanation:
-    """What the dispatcher would decide for ``op(*operands)``, and why; nothing is computed.
+@dataclass(frozen=True)
+class Explanations:
+    """What a function of several ops would do: one `Explanation` per call, in order.
 
     Parameters
     ----------
-    op : Op
-        For functions that pick an op (`nbops.dense`, `nbops.softmax`), the op itself.
+    function : str
+    calls : tuple of Explanation
+    """
+
+    function: str
+    calls: tuple[Explanation, ...]
+
+    def __str__(self) -> str:
+        count = f"{len(self.calls)} call" + ("" if len(self.calls) == 1 else "s")
+        return "\n".join([f"{self.function}: {count}", *map(str, self.calls)])
+
+    __repr__ = __str__
+
+
+def explain(function: Callable[..., Any], *operands: Any, target: str | None = None, **keywords: Any) -> Any:
+    """What the dispatcher would decide for ``function(*operands)``, and why; nothing is computed.
+
+    Parameters
+    ----------
+    function : Op or function
+        An op, or a function that calls ops, such as `nbops.softmax`, `nbops.dense`, or yours: its calls
+        are followed, and each answers with an empty result of the right shape.
     *operands : array_like
+        Only their shapes and dtypes count.
     target : str, optional
+        See `nbops.use`.
+    **keywords
+        Passed on to a function that is no op.
+
+    Returns
+    -------
+    Explanation or Explanations
+        `Explanations` for a function that is no op. For Dask arrays a
+        `nbops.dask.explaining.ChunkedExplanation`: the decision for each chunk.
 
     Raises
     ------
     TypeError
-        When `op` is not an `Op`, or the operands are too few or too many.
+        When `function` can't be called, or the operands are too few or too many.
 
     Examples
     --------
     >>> import numpy as np, nbops
     >>> nbops.explain(nbops.add, np.ones(10), np.ones(10)).decision.target
     'serial'
+    >>> [call.op for call in nbops.explain(nbops.mean, np.ones((3, 4)), axis=1).calls]
+    ['sum_row', 'divide']
     """
-    if not isinstance(op, Op):
-        raise TypeError(f"explain: expected an op such as nbops.matmul; got {op!r}")
+    if isinstance(function, Op):
+        if keywords:
+            raise TypeError(f"explain: {function.name} takes no {next(iter(keywords))} here")
+        function.check_count(operands)
+        if any(arrays.is_dask(x) for x in operands):
+            from nbops.dask import explaining
+
+            return explaining.explain(function, operands, target)
+        return _explain_op(function, operands, None, target)[0]
+    if not callable(function):
+        raise TypeError(f"explain: expected an op such as nbops.matmul, or a function; got {function!r}")
+    calls: list[Explanation] = []
+
+    def record(op: Op, values: Sequence[Any], axes: Any) -> Any:
+        explanation, results = _explain_op(op, values, axes, target)
+        calls.append(explanation)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    token = dispatch.recording.set(record)
+    try:
+        with dispatch.use():  # so that no op takes the short way past the recorder
+            function(*operands, **keywords)
+    finally:
+        dispatch.recording.reset(token)
+    return Explanations(getattr(function, "__name__", repr(function)), tuple(calls))
+
+
+def _explain_op(
+    op: Op, operands: Sequence[Any], axes: Any, target: str | None
+) -> tuple[Explanation, list[np.ndarray]]:
+    """The explanation of one call, and stand-ins for its results."""
     op.check_count(operands)
     values = [
         np.asarray(x) if arrays.is_tensorflow(x) else arrays.as_array(x, op.name, argument)
         for x, argument in zip(operands, op.arguments, strict=True)
     ]
-    dtypes, _ = op.types.resolve(values, op.name, op.arguments)
+    dtypes, result_dtypes = op.types.resolve(values, op.name, op.arguments)
+    places = None if axes is None else execution.normalize_axes(op, axes)
+    if places:
+        values = [np.moveaxis(x, own, range(-len(own), 0)) for x, own in zip(values, places, strict=False)]
     shapes = [np.shape(x) for x in values]
     results = op.signature.infer(shapes, op.name, op.arguments)
     # Zero-stride stand-ins have every shape and take no memory.
@@ -104,12 +170,12 @@ def explain(op: Op, *operands: Any, target: str | None = None) -> Explanation:
     table, geometry = frame.new_frame(len(stand_ins)), frame.new_geometry(len(stand_ins))
     for row, x in zip(geometry, stand_ins, strict=True):
         frame.describe(row, x)
-    frame.build_frame(op.signature.table, geometry, table)
+    frame.build(op.signature.table, geometry, table)
     work = execution.estimate(op, table, stand_ins)
     decision = dispatch.choose(work, target)
     workers = dispatch._workers(dispatch.settings())
     limit = int(cpu.STATE[cpu.BREAK_EVEN])
-    return Explanation(
+    explanation = Explanation(
         op=op.name,
         shapes=(*shapes, *results),
         dtypes=tuple(d.name for d in dtypes),
@@ -119,7 +185,18 @@ def explain(op: Op, *operands: Any, target: str | None = None) -> Explanation:
         microseconds={
             "serial": dispatch.predicted_microseconds(work, 1),
             "parallel": dispatch.predicted_microseconds(work, workers),
+            **({"cuda": cuda.predicted_microseconds(work)} if cuda.available() else {}),
         },
         break_even_steps=int(limit / op.nanoseconds),
         threading_layer=cpu.threading_layer(),
     )
+    empty = [
+        np.broadcast_to(np.zeros((), dtype), shape)
+        for shape, dtype in zip(results, result_dtypes, strict=True)
+    ]
+    if places:
+        empty = [
+            np.moveaxis(x, range(-len(own), 0), own)
+            for x, own in zip(empty, places[op.n_inputs :], strict=True)
+        ]
+    return explanation, empty

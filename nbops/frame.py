@@ -11,7 +11,7 @@ here, once, in functions that run interpreted as well as inside a TensorFlow ker
 
 **Frame**: a header row, then one row per operand, `WIDTH` words each::
 
-    header   [items, batch rank, layout, -...]  [core sizes: MAX_CORE]    [batch sizes: MAX_BATCH]
+    header   [items, batch rank, layout, workers, -...]  [core sizes: MAX_CORE]    [batch sizes: MAX_BATCH]
     operand  [pointer, itemsize, -...]          [core strides: MAX_CORE]  [batch strides: MAX_BATCH]
 
 Batch axes are merged where the strides of all operands allow it, so most calls have batch rank 0 or 1. An
@@ -21,18 +21,24 @@ are single elements, so that a long row can be split between cores.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numba import types
+from numba.core.dispatcher import Dispatcher
 
 from nbops.compiler import jit
 
 __all__ = [
+    "build",
     "build_frame",
     "count_steps",
     "decode_error",
     "get_shape",
+    "infer",
     "infer_shapes",
     "new_frame",
     "new_geometry",
@@ -55,7 +61,7 @@ MAX_BATCH = 64  # NumPy's own limit on the number of axes
 POINTER, ITEMSIZE, NDIM, SHAPE, STRIDES = 0, 1, 2, 3, 3 + MAX_BATCH
 GEOMETRY_WIDTH = STRIDES + MAX_BATCH
 # a frame row
-ITEMS, BATCH_RANK, LAYOUT = 0, 1, 2
+ITEMS, BATCH_RANK, LAYOUT, WORKERS = 0, 1, 2, 3  # the launcher says how many threads may share an item
 CORE = 8
 BATCH = CORE + MAX_CORE
 WIDTH = BATCH + MAX_BATCH
@@ -130,9 +136,10 @@ def infer_shapes(table: Words, geometry: Words) -> int:
     A length of -1 is unknown: it agrees with every length.
     """
     n_inputs, n_operands = table[N_INPUTS], table[N_OPERANDS]
-    sizes = np.full(MAX_CORE, -1, np.int64)
-    owner = np.zeros(MAX_CORE, np.int64)
-    owner_axis = np.zeros(MAX_CORE, np.int64)
+    # The first output's row is the scratch space: nothing is allocated, and loading this code is quick.
+    sizes, owner, owner_axis = STRIDES, STRIDES + MAX_CORE, STRIDES + 2 * MAX_CORE
+    for c in range(MAX_CORE):
+        geometry[n_inputs, sizes + c] = -1
     batch_rank = 0
     for o in range(n_inputs):
         rank = table[ROWS + ROW_WIDTH * o]
@@ -146,21 +153,26 @@ def infer_shapes(table: Words, geometry: Words) -> int:
             axis = table[ROWS + ROW_WIDTH * o + 1 + c]
             size = geometry[o, SHAPE + ndim - rank + c]
             if size >= 0:
-                if sizes[axis] < 0:
-                    sizes[axis] = size
-                    owner[axis] = o
-                    owner_axis[axis] = c
-                elif sizes[axis] != size:
-                    return _error(CORE_MISMATCH, o, c, owner[axis], owner_axis[axis])
-    batch = np.ones(MAX_BATCH, np.int64)
+                if geometry[n_inputs, sizes + axis] < 0:
+                    geometry[n_inputs, sizes + axis] = size
+                    geometry[n_inputs, owner + axis] = o
+                    geometry[n_inputs, owner_axis + axis] = c
+                elif geometry[n_inputs, sizes + axis] != size:
+                    first, first_axis = (
+                        geometry[n_inputs, owner + axis],
+                        geometry[n_inputs, owner_axis + axis],
+                    )
+                    return _error(CORE_MISMATCH, o, c, first, first_axis)
+    for i in range(batch_rank):
+        geometry[n_inputs, SHAPE + i] = 1
     for o in range(n_inputs):
         n_batch = geometry[o, NDIM] - table[ROWS + ROW_WIDTH * o]
         for i in range(n_batch):
             size = geometry[o, SHAPE + i]
-            place = batch_rank - n_batch + i
-            known = batch[place]
+            place = SHAPE + batch_rank - n_batch + i
+            known = geometry[n_inputs, place]
             if known == 1 or (known == -1 and size != 1):
-                batch[place] = size
+                geometry[n_inputs, place] = size
             elif size != known and size != 1 and size != -1:
                 return _error(NOT_BROADCASTABLE, o, i, 0, 0)
     for o in range(n_inputs, n_operands):
@@ -170,10 +182,10 @@ def infer_shapes(table: Words, geometry: Words) -> int:
         geometry[o, NDIM] = batch_rank + rank
         total = 1.0
         for i in range(batch_rank):
-            geometry[o, SHAPE + i] = batch[i]
-            total *= max(batch[i], 1)
+            geometry[o, SHAPE + i] = geometry[n_inputs, SHAPE + i]
+            total *= max(geometry[o, SHAPE + i], 1)
         for c in range(rank):
-            size = sizes[table[ROWS + ROW_WIDTH * o + 1 + c]]
+            size = geometry[n_inputs, sizes + table[ROWS + ROW_WIDTH * o + 1 + c]]
             geometry[o, SHAPE + batch_rank + c] = size
             total *= max(size, 1)
         if total * 8 >= 2.0**63:
@@ -213,10 +225,11 @@ def build_frame(table: Words, geometry: Words, frame: Words) -> None:
                 contiguous = False
             expected *= size
     # merge the batch axes, from the output's innermost outwards
-    order = _by_stride(table, geometry, last, batch_rank)
     merged = 0
     items = 1
-    for i in order:
+    i = -1
+    for _ in range(batch_rank):
+        i = _next_by_stride(geometry, last, batch_rank, i)
         size = geometry[last, SHAPE + i]
         items *= size
         if size == 1:
@@ -241,18 +254,17 @@ def build_frame(table: Words, geometry: Words, frame: Words) -> None:
 
 
 @jit
-def _by_stride(table: Words, geometry: Words, operand: int, batch_rank: int) -> np.ndarray:
-    """The batch axes in the order of the operand's strides, smallest first."""
-    order = np.arange(batch_rank - 1, -1, -1)
-    for i in range(1, batch_rank):
-        axis = order[i]
-        stride = abs(geometry[operand, STRIDES + axis])
-        j = i
-        while j > 0 and abs(geometry[operand, STRIDES + order[j - 1]]) > stride:
-            order[j] = order[j - 1]
-            j -= 1
-        order[j] = axis
-    return order
+def _next_by_stride(geometry: Words, operand: int, batch_rank: int, axis: int) -> int:
+    """The batch axis after `axis` (-1: the first) by stride, smallest first; of equal ones the last first."""
+    found = -1
+    found_stride = 0
+    stride = -1 if axis < 0 else abs(geometry[operand, STRIDES + axis])
+    for i in range(batch_rank - 1, -1, -1):
+        own = abs(geometry[operand, STRIDES + i])
+        comes_later = own > stride or (own == stride and i < axis)
+        if comes_later and (found < 0 or own < found_stride):
+            found, found_stride = i, own
+    return found
 
 
 @jit
@@ -307,15 +319,30 @@ def item_offset(frame: Words, row: int, item: int) -> int:
     return offset + item * frame[row * WIDTH + BATCH + rank - 1]
 
 
-@jit
-def _count_steps(table: Words, frame: Words) -> int:
-    """The innermost iterations of the loop: items times the product of the core sizes."""
-    steps = frame[0, ITEMS]
-    for axis in range(table[N_AXES]):
-        steps *= frame[0, CORE + axis]
-    return steps
-
-
 def count_steps(table: np.ndarray, frame: np.ndarray) -> tuple[int, int]:
     """A frame's batch items, and the innermost iterations of the loop over all of them."""
-    return int(frame[0, ITEMS]), int(_count_steps(table, frame))
+    items = int(frame[0, ITEMS])
+    return items, math.prod(frame[0, CORE : CORE + int(table[N_AXES])].tolist(), start=items)
+
+
+# ---- for callers in Python --------------------------------------------------------------------------
+
+
+@functools.cache
+def _entry_point(function: Any, *ranks: int) -> Any:
+    """A function compiled for tables of these ranks; Numba's own look at their types takes longer."""
+    if not isinstance(function, Dispatcher):  # NUMBA_DISABLE_JIT
+        return function
+    signature = tuple(types.Array(types.int64, rank, "C") for rank in ranks)
+    function.compile(signature)
+    return function.overloads[signature].entry_point
+
+
+def infer(table: np.ndarray, geometry: np.ndarray) -> int:
+    """`infer_shapes`, called from Python."""
+    return int(_entry_point(infer_shapes, 1, 2)(table, geometry))
+
+
+def build(table: np.ndarray, geometry: np.ndarray, frame: np.ndarray) -> None:
+    """`build_frame`, called from Python."""
+    _entry_point(build_frame, 1, 2, 2)(table, geometry, frame)

@@ -1,4 +1,4 @@
-"""``Dense``: Keras's dense layer on one nbops op.
+"""``Dense``: Keras's dense layer on one nbops op::
 
     model = keras.Sequential([nbops.keras.Dense(512, "relu"), nbops.keras.Dense(10, "softmax")])
     model.compile("rmsprop", "sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -14,10 +14,12 @@ Nothing is compiled until a target first needs it, and then once per dtype and l
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numba
 import numpy as np
 
 from nbops import compiler
@@ -33,12 +35,46 @@ Loop = Callable[..., None]
 
 
 def prange(*arguments: int) -> range:
-    """Like `range`; says that the iterations are independent and may run on different cores."""
+    """Like `range`; says that the iterations are independent and may run on different cores.
+
+    Parameters
+    ----------
+    *arguments : int
+        As for `range`.
+
+    Returns
+    -------
+    range
+        In plain Python; a compiled loop's iterations are shared out.
+
+    Examples
+    --------
+    >>> from nbops import prange
+    >>> list(prange(3))
+    [0, 1, 2]
+    """
     return range(*arguments)
 
 
 def lanes(*arguments: int) -> range:
-    """Like `range`; says that the iterations are independent and touch neighbouring memory."""
+    """Like `range`; says that the iterations are independent and touch neighbouring memory.
+
+    Parameters
+    ----------
+    *arguments : int
+        As for `range`.
+
+    Returns
+    -------
+    range
+        In plain Python; compiled, they are the lanes of a vector instruction.
+
+    Examples
+    --------
+    >>> from nbops import lanes
+    >>> list(lanes(1, 4))
+    [1, 2, 3]
+    """
     return range(*arguments)
 
 
@@ -53,6 +89,7 @@ class Tasks(Protocol):
 
 Dtypes = tuple[np.dtype[Any], ...]
 Tuner = Callable[[Dtypes, int], Tasks | None]
+CudaPlanner = Callable[..., Any] | str
 
 
 class Kernel:
@@ -72,14 +109,41 @@ class Kernel:
     def __init__(self, loop: Loop, signature: Signature, name: str, **helpers: Callable[..., Any]) -> None:
         self.signature = signature
         self.name = name
-        self.loop = compiler.specialise(loop, name, **helpers) if helpers else loop
+        self.written = loop
+        self._helpers = helpers
         self._tuner: Tuner | None = None
+        self.cuda_planner: CudaPlanner | None = None
         self._compiled: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
-    def tune(self, tuner: Tuner) -> None:
-        """Let `tuner(dtypes, layout)` name tasks that replace the loop on the CPU, or None."""
-        self._tuner = tuner
+    @functools.cached_property
+    def loop(self) -> Loop:
+        """The loop, its helpers in place."""
+        return (
+            compiler.specialise(self.written, self.name, **self._helpers) if self._helpers else self.written
+        )
+
+    def tune(self, cpu: Tuner | None = None, cuda: CudaPlanner | None = None) -> None:
+        """Name what replaces the loop.
+
+        Parameters
+        ----------
+        cpu : function, optional
+            ``cpu(dtypes, layout)`` gives tasks, or None.
+        cuda : function or "module:function", optional
+            ``cuda(call)`` gives a plan, or None; see `nbops.targets.cuda`.
+        """
+        self._tuner = cpu or self._tuner
+        self.cuda_planner = cuda or self.cuda_planner
+
+    def as_written(self) -> Kernel:
+        """The same loop without its tuned kernel."""
+        return Kernel(self.written, self.signature, self.name, **self._helpers)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether a tuned kernel may take the loop's place."""
+        return self._tuner is not None
 
     @property
     def divisible(self) -> bool:
@@ -105,8 +169,8 @@ class Kernel:
         tuned = self._tuner and self._tuner(dtypes, layout)
         if tuned:
             return (tuned.parallel if parallel else tuned.serial), tuned
-        if parallel and "prange" not in self.loop.__code__.co_names:
-            return 0, None
+        if parallel and (numba.config.BOUNDSCHECK or "prange" not in self.loop.__code__.co_names):
+            return 0, None  # Numba drops what is raised inside a prange, so bounds are checked without
         task = compile_task(self.loop, self.signature, dtypes, layout, self.name, parallel)
         return task.address, task
 

@@ -1,4 +1,4 @@
-"""A neural network from scratch: the model and training loop of "Deep Learning with Python", chapter 2.
+"""A neural network from scratch: the model and training loop of "Deep Learning with Python", chapter 2::
 
     model = NaiveSequential([NaiveDense(784, 512, nbops.relu), NaiveDense(512, 10, nbops.softmax)])
     fit(model, images, labels, epochs=10, batch_size=128, learning_rate=1e-3)
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 import nbops
+from nbops.checkpoints import Checkpoint, CheckpointError
 from nbops.data import BatchGenerator
 from nbops.ops.losses import EPSILON
 
@@ -42,11 +44,22 @@ __all__ = [
 
 
 class Ops(NamedTuple):
-    """What a model computes with; `OPS` has nbops's and TensorFlow's."""
+    """What a model computes with; `OPS` has nbops's and TensorFlow's.
+
+    Parameters
+    ----------
+    name : str
+    dense : function
+        Takes x, w, b and an activation's name or None.
+    sparse_categorical_crossentropy : function
+        Takes labels and probabilities, and gives one loss per label.
+    mean : function
+        Takes a tensor, and gives the mean of all its elements.
+    """
 
     name: str
-    dense: Callable[..., Any]  # (x, w, b, name of an activation or None)
-    sparse_categorical_crossentropy: Callable[..., Any]  # (labels, probabilities), one loss per label
+    dense: Callable[..., Any]
+    sparse_categorical_crossentropy: Callable[..., Any]
     mean: Callable[[Any], Any]
 
 
@@ -331,6 +344,16 @@ def compile_training_step(
     tf.function
         Takes images and labels, and gives the average loss and the share of right predictions. It is traced
         once; a shorter last batch does not trace it again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbops.nn import NaiveDense, NaiveSequential, compile_training_step
+    >>> model = NaiveSequential([NaiveDense(4, 10, "softmax", seed=0)])
+    >>> images, labels = np.zeros((2, 4), np.float32), np.array([3, 7])
+    >>> loss, accuracy = compile_training_step(model, images, labels)(images, labels)
+    >>> float(loss).__round__(4), float(accuracy)
+    (2.3026, 0.0)
     """
     if optimizer is not None:
         optimizer.build(model.weights)  # its variables cannot be made inside a graph
@@ -345,7 +368,19 @@ def compile_training_step(
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One batch that was trained on; `fit` hands it to ``on_batch``."""
+    """One batch that was trained on; `fit` hands it to ``on_batch``.
+
+    Parameters
+    ----------
+    epoch, batch : int
+        Their numbers, from 0.
+    num_batches : int
+        How many batches an epoch has.
+    batch_size : int
+        How many images this batch has.
+    loss, accuracy : float
+        The average loss and the share of right predictions, before the update.
+    """
 
     epoch: int
     batch: int
@@ -357,12 +392,27 @@ class Progress:
 
 @dataclass(slots=True)
 class Epoch:
-    """What an epoch gave: each batch's loss and accuracy, and the time without the callbacks'."""
+    """What an epoch gave: each batch's loss and accuracy, and the time without the callbacks'.
+
+    ``on_epoch`` may add figures of its own to `metrics`; a checkpoint keeps them.
+
+    Parameters
+    ----------
+    number : int
+        From 0.
+    losses, accuracies : list of float
+        One of each per batch.
+    seconds : float
+        The time of the training steps.
+    metrics : dict of str to float
+        What ``on_epoch`` found.
+    """
 
     number: int
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -377,6 +427,7 @@ def fit(
     shuffle_seed: int | None = None,
     on_batch: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Epoch]:
     """Train a model. Calling it again goes on from where the model is.
 
@@ -394,11 +445,21 @@ def fit(
         See `BatchGenerator`.
     on_batch, on_epoch : function, optional
         Called after each batch with a `Progress`, after each epoch with its `Epoch`.
+    checkpoint : nbops.checkpoints.Checkpoint, optional
+        Go on from there, where a run was stopped, and write the run's state there: after each epoch, when it
+        is due, and before Ctrl-C or SIGTERM stop it. `epochs` then counts from the run's beginning, and the
+        weights at the end are those of a run that never stopped.
+
+    Returns
+    -------
+    list of Epoch
 
     Raises
     ------
     ValueError
         When there is nothing to train on, or the number of epochs is negative.
+    nbops.checkpoints.CheckpointError
+        For a checkpoint that is damaged or another run's, or can't be written.
 
     Examples
     --------
@@ -416,21 +477,42 @@ def fit(
         raise ValueError(f"fit: {epochs} epochs of {len(images)} images came; expected at least one image")
     step = compile_training_step(model, images, labels, learning_rate, optimizer=optimizer)
     batches = BatchGenerator(images, labels, batch_size, shuffle_seed=shuffle_seed)
-    history = []
-    for number in range(epochs):
-        epoch = Epoch(number)
-        for batch, (images_batch, labels_batch) in enumerate(batches):
-            start = time.perf_counter()
-            loss, accuracy = (float(x) for x in step(images_batch, labels_batch))
-            epoch.seconds += time.perf_counter() - start
-            epoch.losses.append(loss)
-            epoch.accuracies.append(accuracy)
-            if on_batch is not None:
-                on_batch(Progress(number, batch, batches.num_batches, len(labels_batch), loss, accuracy))
-        history.append(epoch)
-        if on_epoch is not None:
-            on_epoch(epoch)
+    variables = [*model.weights, *(optimizer.variables if optimizer is not None else ())]
+    history: list[Epoch] = []
+    saved = None if checkpoint is None else checkpoint.restore(variables)
+    if checkpoint is not None and saved is not None:
+        batches.state = saved["data"]
+        history = [Epoch(**fields) for fields in saved["history"]]
+        if len(history) > epochs:
+            raise CheckpointError(f"{checkpoint.path}: has {len(history)} epochs; {epochs} were asked for")
+    unfinished = bool(history) and len(history[-1].losses) < batches.num_batches
+
+    def state() -> dict[str, Any]:
+        return {"data": batches.state, "history": [asdict(epoch) for epoch in history]}
+
+    with nullcontext(_go_on) if checkpoint is None else checkpoint.keep(variables, state) as pause:
+        for number in range(len(history) - unfinished, epochs):
+            if number == len(history):
+                history.append(Epoch(number))
+            epoch = history[number]
+            for batch, (images_batch, labels_batch) in enumerate(batches, len(epoch.losses)):
+                start = time.perf_counter()
+                loss, accuracy = (float(x) for x in step(images_batch, labels_batch))
+                epoch.seconds += time.perf_counter() - start
+                epoch.losses.append(loss)
+                epoch.accuracies.append(accuracy)
+                if on_batch is not None:
+                    on_batch(Progress(number, batch, batches.num_batches, len(labels_batch), loss, accuracy))
+                if batch + 1 < batches.num_batches:
+                    pause()
+            if on_epoch is not None:
+                on_epoch(epoch)
+            pause(save=True)
     return history
+
+
+def _go_on(save: bool = False) -> None:
+    """What happens between the steps of a run that keeps no checkpoint."""
 
 
 def _check_flat(labels: np.ndarray, name: str) -> None:
@@ -448,7 +530,12 @@ def _training_arrays(model: Any, images: Any, labels: Any) -> tuple[np.ndarray, 
 
 
 class Evaluation(NamedTuple):
-    """A model's average loss, and its share of right predictions."""
+    """A model's average loss, and its share of right predictions.
+
+    Parameters
+    ----------
+    loss, accuracy : float
+    """
 
     loss: float
     accuracy: float
@@ -488,6 +575,10 @@ def evaluate(model: Any, images: Any, labels: Any, batch_size: int = 1000) -> Ev
     images : array_like, shape (n, ...)
     labels : array_like of int, shape (n,)
     batch_size : int
+
+    Returns
+    -------
+    Evaluation
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""An op: a signature, a loop and a gradient become one public function.
+"""An op: a signature, a loop and a gradient become one public function::
 
     @op("(m,k),(k,n)->(m,n)")
     def matmul(a, b, out):
@@ -15,19 +15,23 @@ registry and second derivatives alike.
 
 from __future__ import annotations
 
-import dis
+import importlib
 import inspect
+import opcode
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
-from numpy import empty, ndarray
+from numpy import ndarray
 
-from nbops import arrays, execution, repeat
-from nbops.dispatch import chosen_here
+from nbops import arrays, documentation, execution, repeat
+from nbops.dispatch import recorder
 from nbops.dtypes import Integers, Types
 from nbops.execution import Axes
-from nbops.kernel import Kernel, Loop, Tuner
+from nbops.kernel import CudaPlanner, Kernel, Loop, Tuner
+from nbops.pieces import Combine, Pieces
 from nbops.signature import Signature
+from nbops.targets import cuda
 
 __all__ = ["Op", "elementwise", "op", "registry"]
 
@@ -38,6 +42,9 @@ on_definition: list[Callable[[Op], None]] = []
 
 GradientRule = Callable[..., Any]
 
+#: The byte codes of raise and assert.
+_RAISING = {opcode.opmap["RAISE_VARARGS"], opcode.opmap["RERAISE"]}
+
 
 class Op:
     """A function on arrays, made from a loop by `op` or from a formula by `elementwise`.
@@ -46,13 +53,31 @@ class Op:
     ----------
     name : str
     signature : Signature
+    kernel : Kernel
+        The loop and its compiled forms.
+    types : Types
+        Which operands share a dtype, and what integers become.
     arguments : tuple of str
         The inputs' names.
+    nanoseconds : float
+        What one innermost iteration takes on one core.
+    formula : function or None
+        An elementwise op's rule for one element.
     loop : function
         The loop as written; with `formula`, the loop nest around it.
-    formula : function or None
-        An elementwise op's scalar rule.
+
+    Examples
+    --------
+    >>> import nbops
+    >>> nbops.matmul
+    <nbops op matmul (m,k),(k,n)->(m,n)>
+    >>> nbops.matmul.arguments
+    ('a', 'b')
     """
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Op:
+        # A class of its own, so that `nbops.repeat` can give this op alone another ``__call__``.
+        return object.__new__(type(cls.__name__, (cls,), {"__module__": cls.__module__}))
 
     def __init__(
         self,
@@ -65,11 +90,11 @@ class Op:
         formula: Callable[..., Any] | None = None,
         doc: str | None = None,
     ) -> None:
-        written = formula or kernel.loop
+        written = formula or kernel.written
         _check_definition(name, arguments, written)
         self.name = name
         self.__name__ = self.__qualname__ = name
-        self.__doc__ = doc
+        self.__doc__ = documentation.complete(doc, name, arguments, signature, types.inputs)
         self.__module__ = written.__module__ or "__main__"
         self.signature = signature
         self.kernel = kernel
@@ -78,8 +103,9 @@ class Op:
         self.nanoseconds = nanoseconds
         self.formula = formula
         self.rule: GradientRule | None = None
+        self.pieces = Pieces()
         self.n_inputs = len(signature.inputs)
-        self.last_call: repeat.LastCall | None = None
+        self.short_way: repeat.ShortWay | None = None
         parameters = [
             inspect.Parameter(argument, inspect.Parameter.POSITIONAL_ONLY) for argument in arguments
         ]
@@ -96,55 +122,130 @@ class Op:
         return f"<nbops op {self.name} {self.signature}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        return _by_name, (self.name,)
+        written = self.formula or self.loop
+        if self.__module__ != "__main__":
+            return _by_name, (self.name, self.__module__)
+        definition = (self.name, str(self.signature), written, self.formula is not None)
+        return _defined_again, (*definition, self.types, self.arguments, self.nanoseconds, self.pieces)
 
     @property
     def loop(self) -> Loop:
         return self.kernel.loop
+
+    def as_written(self) -> Op:
+        """The same op without its tuned kernel, for comparisons; it is in no registry."""
+        twin = object.__new__(Op)
+        vars(twin).update(vars(self), kernel=self.kernel.as_written(), short_way=None)
+        return twin
 
     # ---- wiring -------------------------------------------------------------------------------------
 
     def gradient(self, rule: GradientRule) -> GradientRule:
         """Register the gradient: ``rule(*inputs, *outputs, *output_gradients)``.
 
-        The rule returns one gradient per input (None where there is none), written with nbops ops, in the
-        broadcast shape; summing over broadcast axes is done for it.
+        Parameters
+        ----------
+        rule : function
+            Returns one gradient per input (None where there is none), written with nbops ops, in the
+            broadcast shape; summing over broadcast axes is done for it.
+
+        Returns
+        -------
+        function
+            The rule, so that this can be a decorator.
+
+        Examples
+        --------
+        >>> from nbops import elementwise, multiply
+        >>> @elementwise
+        ... def square(x):
+        ...     return x * x
+        >>> @square.gradient
+        ... def _(x, out, dout):
+        ...     return multiply(multiply(2, x), dout)
+        >>> square.vjp(3.0)[1](1.0)
+        (np.float64(6.0),)
         """
         self.rule = rule
         return rule
 
-    def tune(self, tuner: Tuner) -> Tuner:
-        """Let ``tuner(dtypes, layout)`` name tasks that replace the loop on the CPU, or None."""
-        self.kernel.tune(tuner)
-        return tuner
+    def tune(self, cpu: Tuner | None = None, *, cuda: CudaPlanner | None = None) -> Tuner | None:
+        """Let ``cpu(dtypes, layout)`` name tasks that replace the loop, and `cuda` plan its launches.
+
+        Parameters
+        ----------
+        cpu : function, optional
+            Gets the operands' dtypes and the layout, and gives an object whose ``serial`` and ``parallel``
+            are the addresses of tasks; None leaves the loop in place.
+        cuda : function or str, optional
+            See `nbops.kernel.Kernel.tune`.
+
+        Returns
+        -------
+        function or None
+            The CPU's tuner, so that this can be a decorator.
+        """
+        self.kernel.tune(cpu, cuda)
+        return cpu
+
+    def split(self, independent: str = "", reduced: str = "", combine: Combine | None = None) -> None:
+        """Say which core axes can be cut, ``matmul.split("m,n", reduced="k")``; see `nbops.pieces`."""
+        pieces = Pieces.parse(self.name, self.signature, independent, reduced)
+        self.pieces = replace(pieces, combine=combine, rule=self.pieces.rule)
+
+    def piecewise(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Register ``rule(*inputs)``: the op, written with ops that can be cut; see `nbops.pieces`."""
+        self.pieces = replace(self.pieces, rule=rule)
+        return rule
 
     # ---- calling ------------------------------------------------------------------------------------
 
-    def __call__(
+    def call_any_way(
         self,
         *operands: Any,
         out: Any = None,
         axes: Axes | None = None,
         target: str | None = None,
     ) -> Any:
-        last = self.last_call
-        if last is not None and axes is None and target is None and chosen_here() is None:
-            result = empty(last.shape, last.dtype) if out is None else out
-            if last.run_again(operands, result):
-                return result
+        """The call, whatever the operands are; `nbops.repeat` has a shorter way for some."""
         return self._call_any(operands, out, axes, target)
 
+    __call__ = call_any_way
+
     def check_count(self, operands: Sequence[Any]) -> None:
-        """Raise TypeError unless there are as many operands as inputs."""
+        """Raise TypeError unless there are as many operands as inputs.
+
+        Parameters
+        ----------
+        operands : sequence
+            What came.
+
+        Raises
+        ------
+        TypeError
+            When they are too few or too many.
+        """
         if len(operands) != self.n_inputs:
             names = ", ".join(self.arguments)
             raise TypeError(f"{self.name}: {len(operands)} operands came; expected {names}")
 
     def _call_any(self, operands: tuple[Any, ...], out: Any, axes: Axes | None, target: str | None) -> Any:
         self.check_count(operands)
+        record = recorder()
+        if record is not None:
+            return record(self, operands, axes)
         for x in operands:
-            if type(x) is not ndarray and arrays.is_tensorflow(x):
+            if type(x) is ndarray:
+                continue
+            if arrays.is_tensorflow(x):
                 return self._call_tensorflow(operands, out, axes, target)
+            if arrays.is_dask(x):
+                from nbops import dask
+
+                arrays.refuse_for_lazy(self.name, out=out)
+                return dask.call(self, operands, axes, target)
+            if cuda.is_device_array(x):
+                return cuda.call_on_device_arrays(self, operands, out, axes, target)
         values = [
             arrays.as_array(x, self.name, argument)
             for x, argument in zip(operands, self.arguments, strict=True)
@@ -163,6 +264,18 @@ class Op:
 
     def vjp(self, *operands: Any) -> tuple[Any, Callable[..., tuple[Any, ...]]]:
         """The result, and the function that pulls its gradient back to the operands.
+
+        Parameters
+        ----------
+        *operands : array_like
+            As for the op itself.
+
+        Returns
+        -------
+        out : array or tuple of arrays
+            The op's result.
+        pullback : function
+            Takes the gradient of a scalar by each result, and gives that by each operand.
 
         Examples
         --------
@@ -185,6 +298,18 @@ class Op:
         self, operands: Sequence[Any], outputs: Sequence[Any], douts: Sequence[Any]
     ) -> tuple[Any, ...]:
         """The operands' gradients from the outputs' gradients, each in its operand's shape.
+
+        Parameters
+        ----------
+        operands, outputs : sequence of arrays
+            What went in and what came out.
+        douts : sequence of arrays
+            The gradient of a scalar by each output.
+
+        Returns
+        -------
+        tuple
+            The gradient by each operand, None where there is none.
 
         Raises
         ------
@@ -240,8 +365,7 @@ def _check_definition(name: str, arguments: tuple[str, ...], written: Callable[.
     taken = {"out", "axes", "target"} & set(arguments)
     if taken:
         raise ValueError(f"{name}: an input is called {min(taken)!r}, a keyword of every op; rename it")
-    raising = {"RAISE_VARARGS", "RERAISE"} & {i.opname for i in dis.get_instructions(written)}
-    if raising:
+    if not _RAISING.isdisjoint(written.__code__.co_code[::2]):
         raise TypeError(
             f"{name}: the loop has a raise or an assert; a compiled loop can't raise: check the "
             "operands before the call, or write NaN"
@@ -252,8 +376,34 @@ def _is_ours(module: str) -> bool:
     return module.split(".")[0] == "nbops"
 
 
-def _by_name(name: str) -> Op:
+def _by_name(name: str, module: str) -> Op:
+    """An op out of a pickle: the one of this name, once the module that defines it is imported."""
+    if name not in registry:
+        importlib.import_module(module)
     return registry[name]
+
+
+def _defined_again(
+    name: str,
+    signature: str,
+    written: Callable[..., Any],
+    is_formula: bool,
+    types: Types,
+    arguments: tuple[str, ...],
+    nanoseconds: float,
+    pieces: Pieces,
+) -> Op:
+    """An op of a script or notebook out of a pickle: the process that reads it can't import its module."""
+    known = registry.get(name)
+    if known is not None and (known.formula or known.loop).__code__ == written.__code__:
+        return known
+    if is_formula:
+        result = _elementwise(written, name, types.integers, nanoseconds)
+    else:
+        parsed = Signature.parse(signature)
+        result = Op(name, parsed, Kernel(written, parsed, name), types, arguments, nanoseconds)
+    result.pieces = pieces
+    return result
 
 
 def op(
@@ -340,10 +490,19 @@ def elementwise(
     Parameters
     ----------
     formula : function
-        Takes one to three scalars and returns a scalar. It is compiled for the operands' common dtype; a
+        Takes one to five scalars and returns a scalar. It is compiled for the operands' common dtype; a
         constant must have that dtype too, or the arithmetic becomes float64: write ``type(x)(2)``.
-    name, integers, nanoseconds
-        As for `op`.
+    name : str, optional
+        The formula's own name unless given.
+    integers : {"keep", "float", "float64"}
+        What integer inputs are computed in.
+    nanoseconds : float
+        What one element takes on one core, for the dispatcher.
+
+    Returns
+    -------
+    Op
+        Or, without a formula, a decorator that makes one.
 
     Examples
     --------
@@ -367,7 +526,7 @@ def _elementwise(formula: Callable[..., Any], name: str | None, integers: Intege
     own_name = name or formula.__name__
     arguments = tuple(inspect.signature(formula).parameters)
     if len(arguments) not in nests.BY_ARITY:
-        raise TypeError(f"{own_name}: the formula takes {len(arguments)} arguments; expected 1 to 3")
+        raise TypeError(f"{own_name}: the formula takes {len(arguments)} arguments; expected 1 to 5")
     signature = Signature((((),) * len(arguments)), ((),))
     return Op(
         own_name,

@@ -1,200 +1,395 @@
-"""A call like the last one: the short way for small arrays that come again and again.
+"""A call like an earlier one: the short way for arrays that come again and again.
 
-Checking dtypes, shapes and targets in Python takes longer than a small loop runs. So an op remembers its last
-call on one core: for each operand the dtype, the shape and the strides, and the finished frame. When the next
-call's arrays are alike, which compiled code sees by reading NumPy's array objects directly, only the pointers
-are new: they go into the frame and the task runs. Anything else goes the long way, `nbops.execution`.
+Checking dtypes, shapes and targets in Python takes longer than a small loop runs. So an op remembers its
+last few calls: for each operand the dtype, the shape and the strides, and with them the finished frame. When
+the next call's arrays are alike, only the pointers are new: they go into the frame and the task runs.
+Anything else goes the long way, `nbops.execution`.
 
-The fields are those of ``PyArrayObject_fields`` in NumPy's C API (``numpy/ndarraytypes.h``), part of its
-stable ABI. `_fields_are_where_expected` checks them on a real array; where they differ (another interpreter,
-say) the short way is never taken. The task runs with the GIL held, which is what lets calls share the one
-frame: it is only taken for work under the break-even of a parallel launch, some microseconds.
+`entry` is a function of CPython's C API (``METH_FASTCALL | METH_KEYWORDS``), written in Python and compiled:
+it reads NumPy's array objects directly and makes the results. It takes the place of `Op.__call__` once there
+is a call to remember. The fields that it reads are those of ``PyArrayObject_fields`` (NumPy's
+``ndarraytypes.h``) and ``PyTupleObject``, part of stable ABIs; `_fields_are_where_expected` checks them on
+real objects, and where they differ (another interpreter, say) the short way is never taken.
+
+The GIL keeps the frames from being used twice at once. It is held for work under the break-even of a parallel
+launch, some microseconds; for longer work it is released, and the frame marked as busy.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numba
 import numpy as np
 from numba import types
 from numpy import ndarray
 
 from nbops import compiler, dispatch, frame
-from nbops.dispatch import remember_decision
+from nbops.targets import cpu
+from nbops.targets.calls import call_word
 from nbops.targets.tasks import call_task, frame_pointer
 
 if TYPE_CHECKING:
     from nbops.op import Op
 
-__all__ = ["LastCall", "remember"]
+__all__ = ["ShortWay", "remember"]
 
-# byte offsets of PyArrayObject_fields behind the object's header
-HEADER = object.__basicsize__
-DATA, NDIM, SHAPE, STRIDES, DTYPE, FLAGS = (HEADER + n for n in (0, 8, 16, 24, 40, 48))
+# Byte offsets in CPython's and NumPy's objects.
+TYPE = object.__basicsize__ - 8
+DATA, NDIM, SHAPE, STRIDES, DTYPE, FLAGS = (object.__basicsize__ + n for n in (0, 8, 16, 24, 40, 48))
+LENGTH, ITEMS_OF_TUPLE = object.__basicsize__, object.__basicsize__ + 8
 WRITEABLE = 0x0400  # NPY_ARRAY_WRITEABLE
 INT32 = 0xFFFFFFFF
 
-# A record: the counts, then one row per operand [dtype, itemsize, extent, shape..., strides...].
-N_OPERANDS, N_INPUTS, FRAME, TASK, IN_PLACE, RECORD_ROWS = 0, 1, 2, 3, 4, 5
-ROW_DTYPE, ROW_ITEMSIZE, ROW_EXTENT, ROW_NDIM, ROW_SHAPE = 0, 1, 2, 3, 4
+# An op's words: what `entry` finds behind its `self`.
+API, LONG_WAY, OUT_NAME, ARRAY_TYPE, TUPLE_TYPE = range(5)
+NONE, IN_USE, DECISION_VARIABLE, SCRATCH, COUNT, RECORDS = range(5, 11)
+MAX_RECORDS = 8
+# C functions, by their place in the table of addresses.
+VECTORCALL, SAVE_THREAD, RESTORE_THREAD, GET_VARIABLE, SET_VARIABLE, INCREF, DECREF = range(7)
+NEW_TUPLE, SET_ITEM, NEW_ARRAY, TO_SCALAR, RUN = range(7, 12)
+
+# A record: the call, then one row per operand.
+N_INPUTS, N_OUTPUTS, FRAME, SERIAL, PARALLEL, WORKERS, GRAIN = range(7)
+FRESH, RELEASE, BUSY, DECISION, ROWS = range(7, 12)
+ROW_DTYPE, ROW_ITEMSIZE, ROW_EXTENT, ROW_IN_PLACE, ROW_NDIM, ROW_SHAPE = range(6)
 MAX_NDIM = 8
 ROW_STRIDES = ROW_SHAPE + MAX_NDIM
-RECORD_WIDTH = ROW_STRIDES + MAX_NDIM
-MAX_OPERANDS = 4
+ROW_WIDTH = ROW_STRIDES + MAX_NDIM
+MAX_OPERANDS = 6
 
 
-class LastCall:
-    """What an op remembers of a call.
+# ---- compiled ---------------------------------------------------------------------------------------
 
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : dtype
-        The result's.
-    """
 
-    __slots__ = ("_address", "_decision", "_keep", "_n_inputs", "_run", "dtype", "shape")
-
-    def __init__(
-        self, address: int, output: np.ndarray, run: Any, decision: dispatch.Decision, keep: tuple[Any, ...]
-    ) -> None:
-        self.shape = output.shape
-        self.dtype = output.dtype
-        self._address = address
-        self._run = run
-        self._n_inputs = len(keep) - N_KEPT - 1
-        self._decision = decision
-        self._keep = keep
-
-    def run_again(self, inputs: tuple[Any, ...], output: Any) -> bool:
-        """Fill `output`, if everything is like last time; False, with nothing done, if not."""
-        if type(output) is not ndarray:
+def is_like(record: int, index: int, array: int, array_type: int) -> Any:
+    """Whether an object is an array with the dtype, shape and strides of a record's operand."""
+    row = record + 8 * (ROWS + ROW_WIDTH * index)
+    expected = frame_pointer(row)
+    if frame_pointer(array + TYPE)[0] != array_type:
+        return False
+    ndim = expected[ROW_NDIM]
+    if frame_pointer(array + DTYPE)[0] != expected[ROW_DTYPE]:
+        return False
+    if frame_pointer(array + NDIM)[0] & INT32 != ndim:
+        return False
+    shape = frame_pointer(frame_pointer(array + SHAPE)[0])
+    strides = frame_pointer(frame_pointer(array + STRIDES)[0])
+    for axis in range(ndim):
+        if shape[axis] != expected[ROW_SHAPE + axis] or strides[axis] != expected[ROW_STRIDES + axis]:
             return False
-        for x in inputs:
-            if type(x) is not ndarray:
-                return False
-        n = len(inputs)
-        if n != self._n_inputs:
-            return False
-        if n == 2:
-            failed = self._run(self._address, id(inputs[0]), id(inputs[1]), id(output), 0)
-        elif n == 1:
-            failed = self._run(self._address, id(inputs[0]), id(output), 0, 0)
-        else:
-            failed = self._run(self._address, id(inputs[0]), id(inputs[1]), id(inputs[2]), id(output))
-        if failed:
-            return False
-        remember_decision(self._decision)
-        return True
+    return frame_pointer(array + DATA)[0] & (expected[ROW_ITEMSIZE] - 1) == 0
 
 
-N_KEPT = 2  # the frame and the record; behind them one dtype per operand
-
-
-def run_again(record: int, a: int, b: int, c: int, d: int) -> int:
-    """Run the recorded task on these array objects; 0, or 1 when they are not like the recorded ones."""
+def fits(record: int, given: Any, n_inputs: int, out: int, array_type: int, tuple_type: int) -> Any:
+    """Whether a call is like the recorded one, and may write where it is told to."""
     words = frame_pointer(record)
-    n_operands = words[N_OPERANDS]
+    if words[N_INPUTS] != n_inputs or words[BUSY] != 0:
+        return False
+    for index in range(n_inputs):
+        if not is_like(record, index, given[index], array_type):
+            return False
+    if out == 0:
+        return words[FRESH] != 0
+    n_outputs = words[N_OUTPUTS]
+    if n_outputs > 1:
+        is_tuple = frame_pointer(out + TYPE)[0] == tuple_type
+        if not is_tuple or frame_pointer(out + LENGTH)[0] != n_outputs:
+            return False
+    for o in range(n_outputs):
+        output = output_of(out, n_outputs, o)
+        if not is_like(record, n_inputs + o, output, array_type):
+            return False
+        if frame_pointer(output + FLAGS)[0] & WRITEABLE == 0:
+            return False
+        start = frame_pointer(output + DATA)[0]
+        stop = start + words[ROWS + ROW_WIDTH * (n_inputs + o) + ROW_EXTENT]
+        for index in range(n_inputs + o):
+            if index < n_inputs:
+                other = frame_pointer(given[index] + DATA)[0]
+            else:
+                other = frame_pointer(output_of(out, n_outputs, index - n_inputs) + DATA)[0]
+            overlapping = other < stop and start < other + words[ROWS + ROW_WIDTH * index + ROW_EXTENT]
+            if overlapping and (words[ROWS + ROW_WIDTH * index + ROW_IN_PLACE] == 0 or other != start):
+                return False
+    return True
+
+
+def output_of(out: int, n_outputs: int, index: int) -> Any:
+    """An output from what came as ``out=``: the array itself, or a tuple of several."""
+    return out if n_outputs == 1 else frame_pointer(out + ITEMS_OF_TUPLE)[index]
+
+
+def new_array(api: Any, record: int, index: int, array_type: int) -> Any:
+    """A new array for an output; 0, with MemoryError set, when there is no room."""
+    row = record + 8 * (ROWS + ROW_WIDTH * index)
+    words = frame_pointer(row)
+    call_word(api[INCREF], words[ROW_DTYPE])
+    return call_word(
+        api[NEW_ARRAY], array_type, words[ROW_DTYPE], words[ROW_NDIM], row + 8 * ROW_SHAPE,
+        row + 8 * ROW_STRIDES, 0, 0, 0,
+    )  # fmt: skip
+
+
+def run_record(record: int, op_words: Any, given: Any, out: int) -> Any:
+    """Make the call; a new reference to what it returns, or 0 with an exception set."""
+    words, api = frame_pointer(record), frame_pointer(op_words[API])
+    n_inputs, n_outputs = words[N_INPUTS], words[N_OUTPUTS]
     table = frame_pointer(words[FRAME])
-    out = a if n_operands == 1 else (b if n_operands == 2 else (c if n_operands == 3 else d))
-    out_start = frame_pointer(out + DATA)[0]
-    out_stop = out_start + words[RECORD_ROWS + RECORD_WIDTH * (n_operands - 1) + ROW_EXTENT]
-    if frame_pointer(out + FLAGS)[0] & WRITEABLE == 0:
-        return 1
-    for o in range(n_operands):
-        array = a if o == 0 else (b if o == 1 else (c if o == 2 else d))
-        row = RECORD_ROWS + RECORD_WIDTH * o
-        ndim = words[row + ROW_NDIM]
-        if frame_pointer(array + DTYPE)[0] != words[row + ROW_DTYPE]:
-            return 1
-        if frame_pointer(array + NDIM)[0] & INT32 != ndim:
-            return 1
-        shape = frame_pointer(frame_pointer(array + SHAPE)[0])
-        strides = frame_pointer(frame_pointer(array + STRIDES)[0])
-        for axis in range(ndim):
-            if shape[axis] != words[row + ROW_SHAPE + axis]:
-                return 1
-            if strides[axis] != words[row + ROW_STRIDES + axis]:
-                return 1
-        start = frame_pointer(array + DATA)[0]
-        if start & (words[row + ROW_ITEMSIZE] - 1) != 0:
-            return 1
-        # where operands overlap, only an elementwise op in exactly the same place may go on
-        overlapping = start < out_stop and out_start < start + words[row + ROW_EXTENT]
-        if o < n_operands - 1 and overlapping and (words[IN_PLACE] == 0 or start != out_start):
-            return 1
-        table[frame.WIDTH * (1 + o)] = start
-    call_task(words[TASK], words[FRAME], 0, table[frame.ITEMS])
-    return 0
+    result = out
+    if out != 0:
+        call_word(api[INCREF], out)
+        for index in range(n_outputs):
+            array = output_of(out, n_outputs, index)
+            table[frame.WIDTH * (1 + n_inputs + index)] = frame_pointer(array + DATA)[0]
+    else:
+        if n_outputs > 1:
+            result = call_word(api[NEW_TUPLE], n_outputs)
+        for index in range(n_outputs):
+            array = new_array(api, record, n_inputs + index, op_words[ARRAY_TYPE])
+            if array == 0:
+                if n_outputs > 1:
+                    call_word(api[DECREF], result)
+                return 0
+            table[frame.WIDTH * (1 + n_inputs + index)] = frame_pointer(array + DATA)[0]
+            if n_outputs > 1:
+                call_word(api[SET_ITEM], result, index, array)
+            else:
+                result = array
+    for index in range(n_inputs):
+        table[frame.WIDTH * (1 + index)] = frame_pointer(given[index] + DATA)[0]
+    if words[RELEASE] == 0:
+        call_task(words[SERIAL], words[FRAME], 0, table[frame.ITEMS])
+    else:
+        words[BUSY] = 1
+        thread = call_word(api[SAVE_THREAD])
+        call_word(
+            api[RUN], state(), words[SERIAL], words[PARALLEL], words[FRAME], table[frame.ITEMS],
+            words[WORKERS], words[GRAIN],
+        )  # fmt: skip
+        call_word(api[RESTORE_THREAD], thread)
+        words[BUSY] = 0
+    # `last_decision` is this one; to look is cheaper than to set.
+    scratch = frame_pointer(op_words[SCRATCH])
+    call_word(api[GET_VARIABLE], op_words[DECISION_VARIABLE], 0, op_words[SCRATCH])
+    if scratch[0] != words[DECISION]:
+        call_word(api[DECREF], call_word(api[SET_VARIABLE], op_words[DECISION_VARIABLE], words[DECISION]))
+    if scratch[0] != 0:
+        call_word(api[DECREF], scratch[0])
+    if out == 0 and n_outputs == 1 and words[ROWS + ROW_WIDTH * n_inputs + ROW_NDIM] == 0:
+        return call_word(api[TO_SCALAR], result)
+    return result
+
+
+def entry(this: int, arguments: int, n_arguments: int, names: int) -> Any:
+    """``op(*arguments, **keywords)``, as CPython calls it; a new reference, or 0 with an exception set."""
+    words = frame_pointer(frame_pointer(this + DATA)[0])
+    given = frame_pointer(arguments)
+    out, known = 0, True
+    if names != 0:
+        for keyword in range(frame_pointer(names + LENGTH)[0]):
+            value = given[n_arguments + keyword]
+            if value == words[NONE]:
+                continue
+            if frame_pointer(names + ITEMS_OF_TUPLE)[keyword] == words[OUT_NAME]:
+                out = value
+            else:
+                known = False
+    if known and frame_pointer(words[IN_USE])[0] == 0:
+        for index in range(words[COUNT]):
+            if fits(words[RECORDS + index], given, n_arguments, out, words[ARRAY_TYPE], words[TUPLE_TYPE]):
+                return run_record(words[RECORDS + index], words, given, out)
+    api = frame_pointer(words[API])
+    return call_word(api[VECTORCALL], words[LONG_WAY], arguments, n_arguments, names)
+
+
+def state() -> int:
+    """Stands in for the address of `nbops.targets.cpu.STATE`."""
+    raise NotImplementedError
 
 
 @functools.cache
-def _compiled() -> Any:
-    """The C entry point of `run_again`; None where array objects are not laid out as expected."""
-    if not _fields_are_where_expected():
-        return None
-    twin = compiler.specialise(run_again, "entry")
-    function: Any = compiler.jit(twin, nogil=False)
-    function.compile(types.int64(*[types.int64] * 5))
-    (overload,) = function.overloads.values()
-    return overload.entry_point, function
+def _entry_address() -> int:
+    """The machine code of `entry`; 0 where objects are not laid out as expected."""
+    if numba.config.BOUNDSCHECK or not _fields_are_where_expected():
+        return 0  # bounds are checked on the long way, which can raise
+    compiler.add_symbol("nbops_state", cpu.state_address)
+    helpers: dict[str, Any] = {"state": compiler.symbol_address("nbops_state")}
+    for function in (is_like, output_of, fits, new_array, run_record):
+        helpers[function.__name__] = compiler.jit(compiler.specialise(function, "entry", **helpers))
+    twin = compiler.specialise(entry, "entry", **helpers)
+    _keep.append(compiler.native(types.int64(*[types.int64] * 4), twin))
+    return int(_keep[-1].address)
+
+
+#: What compiled code points to, for as long as the process lives.
+_keep: list[Any] = []
 
 
 def _fields_are_where_expected() -> bool:
     if sys.implementation.name != "cpython" or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return False
-    import ctypes
 
-    array = np.zeros((3, 5), np.float32)[:, ::2]
+    def words(address: int, count: int = 1) -> tuple[int, ...]:
+        return tuple((ctypes.c_int64 * count).from_address(address))
 
-    def word(offset: int) -> int:
-        return ctypes.c_int64.from_address(id(array) + offset).value
-
-    def pair(address: int) -> tuple[int, ...]:
-        return tuple((ctypes.c_int64 * 2).from_address(address))
-
+    array, pair = np.zeros((3, 5), np.float32)[:, ::2], ("a", "b")
+    expected = {
+        TYPE: id(ndarray),
+        DATA: array.__array_interface__["data"][0],
+        DTYPE: id(array.dtype),
+    }
     return (
-        word(DATA) == array.__array_interface__["data"][0]
-        and word(NDIM) & INT32 == 2
-        and pair(word(SHAPE)) == array.shape
-        and pair(word(STRIDES)) == array.strides
-        and word(DTYPE) == id(array.dtype)
-        and bool(word(FLAGS) & WRITEABLE)
+        all(words(id(array) + offset) == (value,) for offset, value in expected.items())
+        and words(id(array) + NDIM)[0] & INT32 == 2
+        and words(words(id(array) + SHAPE)[0], 2) == array.shape
+        and words(words(id(array) + STRIDES)[0], 2) == array.strides
+        and bool(words(id(array) + FLAGS)[0] & WRITEABLE)
+        and words(id(pair) + LENGTH, 3) == (2, id(pair[0]), id(pair[1]))
     )
+
+
+@functools.cache
+def _api() -> np.ndarray:
+    """The addresses of the C functions that `entry` calls."""
+    multiarray: Any = importlib.import_module("numpy._core._multiarray_umath")
+
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    array_api = (ctypes.c_int64 * 128).from_address(get(multiarray._ARRAY_API, None))
+    python = [
+        ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+        for name in (
+            "PyObject_Vectorcall", "PyEval_SaveThread", "PyEval_RestoreThread", "PyContextVar_Get",
+            "PyContextVar_Set", "Py_IncRef", "Py_DecRef", "PyTuple_New", "PyTuple_SetItem",
+        )
+    ]  # fmt: skip
+    # numpy/__multiarray_api.h: PyArray_NewFromDescr and PyArray_Return
+    return np.array([*python, array_api[94], array_api[76], cpu.run_native().address], np.int64)
+
+
+# ---- remembering ------------------------------------------------------------------------------------
+
+
+class _MethodDefinition(ctypes.Structure):
+    """CPython's ``PyMethodDef``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+class ShortWay:
+    """An op's remembered calls, and the builtin function that makes them again.
+
+    Attributes
+    ----------
+    call : builtin function
+        ``call(*operands, out=None, ...)``; what is like no remembered call goes to the op's own method.
+    """
+
+    def __init__(self, op: Op, entry_address: int) -> None:
+        self._scratch = np.zeros(1, np.int64)
+        self._words = np.zeros(RECORDS + MAX_RECORDS, np.int64)
+        self._out_name = sys.intern("out")
+        self._long_way = op.call_any_way
+        self._records: list[tuple[np.ndarray, Any]] = []
+        self._oldest = 0
+        self._words[:RECORDS] = (
+            _api().ctypes.data,
+            id(self._long_way),
+            id(self._out_name),
+            id(ndarray),
+            id(tuple),
+            id(None),
+            cpu.state_address + 8 * cpu.IN_USE,
+            id(dispatch.decision_variable),
+            self._scratch.ctypes.data,
+            0,
+        )
+        fastcall_with_keywords = 0x0080 | 0x0002
+        self._definition = _MethodDefinition(op.name.encode(), entry_address, fastcall_with_keywords, None)
+        new = ctypes.pythonapi.PyCFunction_NewEx
+        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+        self.call = new(ctypes.addressof(self._definition), self._words, None)
+
+    def add(self, record: np.ndarray, keep: Any) -> None:
+        """Remember a call; the oldest one is forgotten when there are too many."""
+        place = len(self._records)
+        if place < MAX_RECORDS:
+            self._records.append((record, keep))
+        else:
+            place = self._oldest
+            if self._records[place][0][BUSY]:  # another thread is in it
+                return
+            self._oldest = (place + 1) % MAX_RECORDS
+            self._records[place] = (record, keep)
+        self._words[RECORDS + place] = record.ctypes.data
+        self._words[COUNT] = len(self._records)
 
 
 def remember(
-    op: Op, operands: list[np.ndarray], table: np.ndarray, task: int, decision: dispatch.Decision
-) -> LastCall | None:
-    """What is needed to make this call again; None where the short way can't serve it."""
-    n_operands = len(operands)
-    output = operands[-1]
-    if n_operands - op.n_inputs != 1 or n_operands > MAX_OPERANDS or output.ndim == 0:
-        return None
-    if any(x.ndim > MAX_NDIM or not x.dtype.isnative or not x.size for x in operands):
-        return None
-    compiled = _compiled()
-    if compiled is None:
-        return None
-    record = np.zeros(RECORD_ROWS + RECORD_WIDTH * n_operands, np.int64)
+    op: Op,
+    operands: list[np.ndarray],
+    table: np.ndarray,
+    tasks: tuple[int, int],
+    grain: int,
+    decision: dispatch.Decision,
+    fresh: bool,
+) -> None:
+    """Keep what is needed to make this call again, where the short way can serve it.
+
+    Parameters
+    ----------
+    op : Op
+    operands : list of ndarray
+        As the loop sees them.
+    table : ndarray
+        The frame.
+    tasks : tuple of int
+        The serial and the parallel task's address.
+    grain : int
+    decision : Decision
+    fresh : bool
+        Whether the outputs are new arrays, such as a call without ``out=`` should make.
+    """
+    n_operands, n_outputs = len(operands), len(operands) - op.n_inputs
+    if n_operands > MAX_OPERANDS or (n_outputs > 1 and min(x.ndim for x in operands[op.n_inputs :]) == 0):
+        return
+    for x in operands:
+        if x.ndim > MAX_NDIM or not x.dtype.isnative or not x.size or min(x.strides, default=0) < 0:
+            return  # with a negative stride, its first element is not its lowest address
+    address = _entry_address()
+    if not address:
+        return
     own_frame = table.copy()
-    record[:RECORD_ROWS] = (
-        n_operands,
-        op.n_inputs,
-        own_frame.ctypes.data,
-        task,
-        op.signature.is_elementwise
-        and all(x.flags.c_contiguous and x.shape == output.shape for x in operands),
-    )
-    for o, x in enumerate(operands):
-        if min(x.strides, default=0) < 0:
-            return None  # its first element is not its lowest address
-        row = RECORD_ROWS + RECORD_WIDTH * o
+    output = operands[-1]
+    record = np.zeros(ROWS + ROW_WIDTH * n_operands, np.int64)
+    release = decision.rule != "small"
+    record[:ROWS] = (
+        op.n_inputs, n_outputs, own_frame.ctypes.data, *tasks, decision.workers, grain, fresh,
+        release, 0, id(decision),
+    )  # fmt: skip
+    for index, x in enumerate(operands):
+        row = record[ROWS + ROW_WIDTH * index :]
         extent = sum((n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)) + x.itemsize
-        record[row : row + ROW_SHAPE] = id(x.dtype), x.itemsize, extent, x.ndim
-        record[row + ROW_SHAPE : row + ROW_SHAPE + x.ndim] = x.shape
-        record[row + ROW_STRIDES : row + ROW_STRIDES + x.ndim] = x.strides
-    keep = (own_frame, record, *(x.dtype for x in operands))
-    return LastCall(record.ctypes.data, output, compiled[0], decision, keep)
+        # Only an elementwise op may write over an input, in exactly the same place.
+        in_place = (
+            op.signature.is_elementwise
+            and index < op.n_inputs
+            and (x.shape, x.strides, x.itemsize) == (output.shape, output.strides, output.itemsize)
+        )
+        row[:ROW_SHAPE] = id(x.dtype), x.itemsize, extent, in_place, x.ndim
+        row[ROW_SHAPE : ROW_SHAPE + x.ndim] = x.shape
+        row[ROW_STRIDES : ROW_STRIDES + x.ndim] = x.strides
+    if op.short_way is None:
+        op.short_way = ShortWay(op, address)
+        type(op).__call__ = op.short_way.call  # type: ignore[method-assign]
+    op.short_way.add(record, (own_frame, decision, [x.dtype for x in operands]))

@@ -142,7 +142,7 @@ class Signature:
         geometry = frame.new_geometry(len(self.operands))
         for row, shape in zip(geometry, shapes, strict=False):
             frame.set_shape(row, shape)
-        self.check(frame.infer_shapes(self.table, geometry), geometry, name, arguments)
+        self.check(frame.infer(self.table, geometry), geometry, name, arguments)
         return [frame.get_shape(row) for row in geometry[len(self.inputs) :]]
 
     def check(self, code: int, geometry: np.ndarray, name: str, arguments: Sequence[str]) -> None:

@@ -19,8 +19,10 @@ import numpy as np
 from nbops import arrays
 from nbops.kernel import Array, Dtypes, Kernel, Tasks, lanes, prange
 from nbops.op import Op, op
-from nbops.ops.elementwise import relu, relu_gradient, sigmoid, sigmoid_gradient, tanh, tanh_gradient
+from nbops.ops.elementwise import add, relu, relu_gradient, sigmoid, sigmoid_gradient, tanh, tanh_gradient
 from nbops.ops.products import matmul
+from nbops.ops.reductions import sum_rows
+from nbops.ops.shapes import expand_dims, shape_of
 from nbops.ops.softmax import softmax, softmax_gradient, softmax_row
 from nbops.tuned import dense_cpu, gemm_cpu
 from nbops.tuned.exponential import exp as exponential
@@ -80,6 +82,13 @@ def _dense_op(name: str, row: Any, derivative: Any) -> Op:
     result = op("(m,k),(k,n),(n)->(m,n)", name=f"dense_{name}", integers="float", nanoseconds=0.1)(dense_loop)
     result.kernel = Kernel(dense_loop, result.signature, result.name, activate=row)
 
+    # a row of softmax must stay whole; the bias and the activation come after all of a sum
+    result.split("m" if name == "softmax" else "m,n")
+
+    @result.piecewise
+    def _(x: Any, w: Any, b: Any) -> Any:
+        return _unfused[name](add(matmul(x, w), expand_dims(b, -2)))
+
     @result.tune
     def _(dtypes: Dtypes, layout: int) -> Tasks | None:
         if name in ("linear", "relu"):
@@ -112,6 +121,14 @@ def dense_weight_gradient(x: Array, dz: Array, dw: Array, db: Array) -> None:
         for i in range(x.shape[0]):
             for j in lanes(dz.shape[1]):
                 dw[p, j] += x[i, p] * dz[i, j]
+
+
+dense_weight_gradient.split("n", reduced="m")
+
+
+@dense_weight_gradient.piecewise
+def _(x: Any, dz: Any) -> Any:
+    return matmul(x, dz, axes=[(-1, -2), (-2, -1), (-2, -1)]), sum_rows(dz)
 
 
 @dense_weight_gradient.tune
@@ -181,12 +198,14 @@ def dense(
         Zero unless given.
     activation : {None, "linear", "relu", "sigmoid", "tanh", "softmax"} or nbops's function of that name
     out : ndarray, shape (..., m, n), optional
+        Where to write the result; may not be given with tensors.
     target : str, optional
         See `nbops.use`.
 
     Returns
     -------
     array, shape (..., m, n)
+        A tensor where a tensor went in.
 
     Raises
     ------
@@ -203,7 +222,8 @@ def dense(
     name = activation_name(activation)
     if b is not None:
         return _by_activation[name](x, w, b, out=out, target=target)
-    if arrays.is_tensorflow(x) or arrays.is_tensorflow(w):
+    unknown = -1 in shape_of(w, "dense")[-1:] if arrays.is_dask(w) else False
+    if unknown or arrays.is_tensorflow(x) or arrays.is_tensorflow(w):
         return _unfused[name](matmul(x, w, out=out, target=target))
     zero = np.zeros(np.shape(w)[-1:], getattr(w, "dtype", np.float64))
     return _by_activation[name](x, w, zero, out=out, target=target)

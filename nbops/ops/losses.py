@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
-from nbops.kernel import Array, Scalar
-from nbops.op import op
-from nbops.ops.elementwise import multiply, subtract
+from nbops.kernel import Array, Scalar, lanes
+from nbops.op import elementwise, op
+from nbops.ops.elementwise import divide, log, multiply, subtract
 from nbops.ops.products import vecdot
-from nbops.ops.shapes import expand_dims, reshape, shape_of
-from nbops.ops.softmax import exp_below, largest, softmax, softmax_gradient, sum_exp_below
+from nbops.ops.reductions import sum_row
+from nbops.ops.shapes import expand_dims, positions, shape_of
+from nbops.ops.softmax import exp_below, largest, peak_and_sum, softmax, softmax_gradient, sum_exp_below
 from nbops.tuned import rows_cpu
 from nbops.tuned.twins import compiled_as
 
@@ -46,6 +47,12 @@ def crossentropy_from_logits(label: Array, x: Array, out: Array) -> None:
         return
     peak = largest(x)
     out[()] = np.log(sum_exp_below(x, peak)) - (x[index] - peak)
+
+
+@crossentropy_from_logits.piecewise
+def _(label: Any, x: Any) -> Any:
+    peak, total = peak_and_sum(x)
+    return subtract(log(total), subtract(take_label(label, x), peak))
 
 
 @crossentropy_from_logits.gradient
@@ -69,6 +76,11 @@ def crossentropy_from_logits_gradient(label: Array, x: Array, dout: Array, out: 
         out[index] -= dout[()]
 
 
+@crossentropy_from_logits_gradient.piecewise
+def _(label: Any, x: Any, dout: Any) -> Any:
+    return multiply(expand_dims(dout, -1), subtract(softmax(x), one_hot(label, positions(x), x)))
+
+
 @crossentropy_from_logits_gradient.gradient
 def _(label: Any, x: Any, dout: Any, out: Any, upstream: Any) -> Any:
     by_x = multiply(expand_dims(dout, -1), softmax_gradient(softmax(x), upstream))
@@ -86,6 +98,36 @@ def take_label(label: Array, x: Array, out: Array) -> None:
         out[()] = x[index]
 
 
+@take_label.piecewise
+def _(label: Any, x: Any) -> Any:
+    value, found = find_label(label, positions(x), x)
+    return divide(value, found)  # found is 1; 0 / 0, NaN, where there is no such element
+
+
+@op("(),(n),(n)->(),()", types="int64,int64,T->T,T", integers="float")
+def find_label(label: Array, position: Array, x: Array, value: Array, found: Array) -> None:
+    """The element of a piece whose position in the whole row is `label`, and 1; or 0 and 0."""
+    value[()] = 0
+    found[()] = 0
+    for j in range(x.shape[0]):
+        if position[j] == label[()]:
+            value[()] = x[j]
+            found[()] = 1
+
+
+find_label.split(reduced="n")
+
+
+@op("(),(n),(n)->(n)", types="int64,int64,T->T", integers="float", nanoseconds=0.5)
+def one_hot(label: Array, position: Array, x: Array, out: Array) -> None:
+    """1 where the position is `label`, else 0, in the dtype of `x`."""
+    for j in lanes(x.shape[0]):
+        out[j] = 1 if position[j] == label[()] else 0
+
+
+one_hot.split("n")
+
+
 # ---- from probabilities -----------------------------------------------------------------------------
 
 
@@ -97,6 +139,15 @@ def clip(p: Scalar) -> Scalar:
     """P, at least ε and at most 1 - ε; NaN stays."""
     low, high = type(p)(EPSILON), type(p)(1 - EPSILON)
     return low if p < low else (high if p > high else p)
+
+
+clipped = elementwise(name="clipped", integers="float", nanoseconds=0.5)(clip)
+
+
+@elementwise(name="zero_where_clipped", nanoseconds=0.5)
+def zero_where_clipped(p: Scalar, value: Scalar) -> Scalar:
+    """Value, or 0 where p is outside [ε, 1 - ε]."""
+    return type(value)(0) if is_clipped(p) else value
 
 
 @compiled_as(rows_cpu.clipped_sum)
@@ -124,6 +175,12 @@ def crossentropy_from_probabilities(label: Array, p: Array, out: Array) -> None:
     out[()] = np.log(clipped_sum(p)) - np.log(clip(p[index]))
 
 
+@crossentropy_from_probabilities.piecewise
+def _(label: Any, p: Any) -> Any:
+    bounded = clipped(p)
+    return subtract(log(sum_row(bounded)), log(take_label(label, bounded)))
+
+
 @crossentropy_from_probabilities.gradient
 def _(label: Any, p: Any, out: Any, dout: Any) -> Any:
     return None, crossentropy_from_probabilities_gradient(label, p, dout)
@@ -141,6 +198,14 @@ def crossentropy_from_probabilities_gradient(label: Array, p: Array, dout: Array
             out[j] = np.nan
     elif not is_clipped(p[index]):
         out[index] -= dout[()] / p[index]
+
+
+@crossentropy_from_probabilities_gradient.piecewise
+def _(label: Any, p: Any, dout: Any) -> Any:
+    total = sum_row(clipped(p))
+    at_label = divide(one_hot(label, positions(p), p), clipped(p))
+    by_p = subtract(expand_dims(divide(1, total), -1), at_label)
+    return zero_where_clipped(p, multiply(expand_dims(dout, -1), by_p))
 
 
 @crossentropy_from_probabilities_gradient.gradient
@@ -169,6 +234,15 @@ def crossentropy_from_probabilities_curvature(
         out[index] += dout[()] * upstream[index] / (p[index] * p[index])
 
 
+@crossentropy_from_probabilities_curvature.piecewise
+def _(label: Any, p: Any, dout: Any, upstream: Any) -> Any:
+    total = sum_row(clipped(p))
+    inside = sum_row(zero_where_clipped(p, upstream))
+    at_label = divide(multiply(one_hot(label, positions(p), p), upstream), multiply(clipped(p), clipped(p)))
+    by_p = subtract(at_label, expand_dims(divide(inside, multiply(total, total)), -1))
+    return zero_where_clipped(p, multiply(expand_dims(dout, -1), by_p))
+
+
 def ones_like(x: Any) -> Any:
     """An array or tensor of ones shaped like `x`."""
     if arrays.is_tensorflow(x):
@@ -193,13 +267,16 @@ def sparse_categorical_crossentropy(
     y_pred : array_like, shape (..., n)
         Probabilities, or logits.
     from_logits : bool
+        Whether `y_pred` comes before the softmax.
     axis : int
         Where `y_pred` keeps its classes.
     out : ndarray, shape (...), optional
+        Where to write the losses; may not be given with tensors.
 
     Returns
     -------
     array, shape (...)
+        A tensor where a tensor went in.
 
     Raises
     ------
@@ -219,14 +296,18 @@ def sparse_categorical_crossentropy(
         if None in (labels.shape.rank, predictions.shape.rank):  # the kernel checks what is not known yet
             return rows(labels, predictions, out=out, axes=None if axis == -1 else [(), (axis,), ()])
     else:
-        labels = np.asarray(arrays.as_array(y_true, NAME, "y_true"))
-        predictions = np.asarray(arrays.as_array(y_pred, NAME, "y_pred"))
+        labels, predictions = (
+            x if arrays.is_dask(x) else np.asarray(arrays.as_array(x, NAME, argument))
+            for x, argument in ((y_true, "y_true"), (y_pred, "y_pred"))
+        )
     shape = shape_of(predictions, NAME)
     axis = operator.index(axis)
     if not -len(shape) <= axis < max(len(shape), 1):
         raise ValueError(f"{NAME}: axis is {axis}, but y_pred is {shape}")
     labels = _one_label_each(labels, shape, axis)
-    if isinstance(labels, np.ndarray):
+    if arrays.is_dask(labels):
+        labels = _checked_later(labels, shape[axis])
+    elif isinstance(labels, np.ndarray):
         labels = _checked_labels(labels, shape[axis])
     return rows(labels, predictions, out=out, axes=None if axis == -1 else [(), (axis,), ()])
 
@@ -237,7 +318,10 @@ NAME = "sparse_categorical_crossentropy"
 def _tensors(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     import tensorflow as tf
 
-    return tf.cast(y_true, tf.int64), tf.convert_to_tensor(y_pred)
+    labels = tf.convert_to_tensor(y_true)
+    if not (labels.dtype.is_integer or labels.dtype.is_floating):
+        raise TypeError(f"{NAME}: y_true has dtype {labels.dtype.name}; expected integers")
+    return tf.cast(labels, tf.int64), tf.convert_to_tensor(y_pred)
 
 
 def _one_label_each(labels: Any, shape: tuple[int, ...], axis: int) -> Any:
@@ -246,7 +330,7 @@ def _one_label_each(labels: Any, shape: tuple[int, ...], axis: int) -> Any:
     wanted = list(shape)
     del wanted[axis]
     if len(own) == len(shape) and own[-1] == 1:
-        labels, own = reshape(labels, own[:-1] if -1 not in own else (-1, *own[1:-1])), own[:-1]
+        labels, own = labels[..., 0], own[:-1]
     agree = len(own) == len(wanted) and all(-1 in (m, n) or m == n for m, n in zip(own, wanted, strict=True))
     if not agree:
         raise ValueError(f"{NAME}: y_true is {own} and y_pred is {shape}; expected one label per prediction")
@@ -254,14 +338,29 @@ def _one_label_each(labels: Any, shape: tuple[int, ...], axis: int) -> Any:
 
 
 def _checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Whole labels from 0 to classes - 1."""
+    """Whole labels from 0 to classes - 1; -1 classes are an unknown number."""
     if labels.dtype.kind == "f" and np.array_equal(labels, np.trunc(labels)):
         labels = labels.astype(np.int64)
     if labels.dtype.kind in "iu" and labels.size:
-        wrong = labels[(labels < 0) | (labels >= classes)]
+        wrong = labels[(labels < 0) | ((labels >= classes) & (classes >= 0))]
         if wrong.size:
             raise ValueError(
                 f"{NAME}: y_true has the label {wrong.flat[0]}, but y_pred has {classes} classes; labels go "
                 f"from 0 to {classes - 1}"
             )
     return labels
+
+
+def _checked_later(labels: Any, classes: int) -> Any:
+    """`_checked_labels` of each chunk, when it is computed."""
+    from nbops import dask
+
+    dtype = labels.dtype if labels.dtype.kind in "iu" else np.dtype(np.int64)
+    return dask.by_chunks(_checked_chunk, labels, dtype, classes)
+
+
+def _checked_chunk(labels: np.ndarray, classes: int) -> np.ndarray:
+    checked = _checked_labels(np.asarray(labels), classes)
+    if checked.dtype.kind not in "iu":
+        raise TypeError(f"{NAME}: y_true has dtype {labels.dtype} and fractions; expected integers")
+    return checked

@@ -10,7 +10,7 @@ from typing import Any
 
 from nbops.kernel import Loop, lanes
 
-__all__ = ["BY_ARITY", "binary", "ternary", "unary"]
+__all__ = ["BY_ARITY", "binary", "quaternary", "quinary", "ternary", "unary"]
 
 
 def formula(*elements: Any) -> Any:
@@ -33,4 +33,14 @@ def ternary(x: Any, y: Any, z: Any, out: Any) -> None:
         out[j] = formula(x[j], y[j], z[j])
 
 
-BY_ARITY: dict[int, Loop] = {1: unary, 2: binary, 3: ternary}
+def quaternary(x: Any, y: Any, z: Any, u: Any, out: Any) -> None:
+    for j in lanes(out.shape[0]):
+        out[j] = formula(x[j], y[j], z[j], u[j])
+
+
+def quinary(x: Any, y: Any, z: Any, u: Any, v: Any, out: Any) -> None:
+    for j in lanes(out.shape[0]):
+        out[j] = formula(x[j], y[j], z[j], u[j], v[j])
+
+
+BY_ARITY: dict[int, Loop] = {1: unary, 2: binary, 3: ternary, 4: quaternary, 5: quinary}

@@ -40,14 +40,6 @@ def block_dot(x: Array, y: Array) -> Scalar:
 def vecdot(x: Array, y: Array, out: Array) -> None:
     """The dot product of two vectors, ``out = Σ x[i] y[i]``; 0 for empty ones.
 
-    Parameters
-    ----------
-    x, y : array_like, shape (..., n)
-
-    Returns
-    -------
-    array, shape (...)
-
     Raises
     ------
     ValueError
@@ -59,17 +51,13 @@ def vecdot(x: Array, y: Array, out: Array) -> None:
     >>> float(nbops.vecdot(np.array([1.0, 2.0]), np.array([3.0, 4.0])))
     11.0
     """
-    blocks = (x.shape[0] + BLOCK - 1) // BLOCK
-    if blocks <= 1:
-        out[()] = block_dot(x, y)
-    else:
-        sums = np.full(blocks, wide(x.dtype.type(0)))
-        for b in prange(blocks):
-            sums[b] = block_dot(x[b * BLOCK : (b + 1) * BLOCK], y[b * BLOCK : (b + 1) * BLOCK])
-        total = sums[0]
-        for b in range(1, blocks):
-            total += sums[b]
-        out[()] = total
+    total = wide(x.dtype.type(0))
+    for start in range(0, x.shape[0], BLOCK):
+        total += block_dot(x[start : start + BLOCK], y[start : start + BLOCK])
+    out[()] = total
+
+
+vecdot.split(reduced="n")
 
 
 @vecdot.tune
@@ -87,15 +75,6 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
 def matvec(a: Array, x: Array, out: Array) -> None:
     """A matrix times a vector, ``out[i] = Σ a[i, j] x[j]``.
 
-    Parameters
-    ----------
-    a : array_like, shape (..., m, n)
-    x : array_like, shape (..., n)
-
-    Returns
-    -------
-    array, shape (..., m)
-
     Raises
     ------
     ValueError
@@ -111,6 +90,9 @@ def matvec(a: Array, x: Array, out: Array) -> None:
         out[i] = block_dot(a[i], x)
 
 
+matvec.split("m", reduced="n")
+
+
 @matvec.gradient
 def _(a: Any, x: Any, out: Any, dout: Any) -> Any:
     return multiply(expand_dims(dout, -1), expand_dims(x, -2)), vecmat(dout, a)
@@ -119,15 +101,6 @@ def _(a: Any, x: Any, out: Any, dout: Any) -> Any:
 @op("(m),(m,n)->(n)", nanoseconds=0.3)
 def vecmat(x: Array, a: Array, out: Array) -> None:
     """A vector times a matrix, ``out[j] = Σ x[i] a[i, j]``.
-
-    Parameters
-    ----------
-    x : array_like, shape (..., m)
-    a : array_like, shape (..., m, n)
-
-    Returns
-    -------
-    array, shape (..., n)
 
     Raises
     ------
@@ -147,6 +120,9 @@ def vecmat(x: Array, a: Array, out: Array) -> None:
             out[j] += x[i] * a[i, j]
 
 
+vecmat.split("n", reduced="m")
+
+
 @vecmat.gradient
 def _(x: Any, a: Any, out: Any, dout: Any) -> Any:
     return matvec(a, dout), multiply(expand_dims(x, -1), expand_dims(dout, -2))
@@ -155,15 +131,6 @@ def _(x: Any, a: Any, out: Any, dout: Any) -> Any:
 @op("(m,k),(k,n)->(m,n)", nanoseconds=0.1)
 def matmul(a: Array, b: Array, out: Array) -> None:
     """The matrix product, ``out[i, j] = Σ a[i, p] b[p, j]``.
-
-    Parameters
-    ----------
-    a : array_like, shape (..., m, k)
-    b : array_like, shape (..., k, n)
-
-    Returns
-    -------
-    array, shape (..., m, n)
 
     Raises
     ------
@@ -182,6 +149,9 @@ def matmul(a: Array, b: Array, out: Array) -> None:
         for p in range(a.shape[1]):
             for j in lanes(b.shape[1]):
                 out[i, j] += a[i, p] * b[p, j]
+
+
+matmul.split("m,n", reduced="k")
 
 
 @matmul.tune
@@ -205,9 +175,15 @@ def dot(a: Any, b: Any, *, out: Any = None) -> Any:
 
     Parameters
     ----------
-    a : array_like
-    b : array_like
+    a, b : array_like
+        Integers or floating point.
     out : ndarray, optional
+        Where to write the result; may not be given with tensors.
+
+    Returns
+    -------
+    array
+        A tensor where a tensor went in.
 
     Raises
     ------
@@ -227,8 +203,14 @@ def dot(a: Any, b: Any, *, out: Any = None) -> Any:
         return vecdot(a, b, out=out) if len(a_shape) == 1 else matvec(a, b, out=out)
     if len(b_shape) == 2:
         return vecmat(a, b, out=out) if len(a_shape) == 1 else matmul(a, b, out=out)
-    # b's contracted axis first, its others behind as the columns of one matrix
     ndim = len(b_shape)
+    if arrays.is_dask(a) or arrays.is_dask(b):  # merging axes would move chunks: a batch of products instead
+        if len(a_shape) == 1:
+            return arrays.into(out, vecmat(a, b), "dot")
+        for _ in range(ndim - 2):
+            a = expand_dims(a, -3)
+        return arrays.into(out, np.moveaxis(matmul(a, b), -2, len(a_shape) - 2), "dot")
+    # b's contracted axis first, its others behind as the columns of one matrix
     order = (ndim - 2, *range(ndim - 2), ndim - 1)
     columns = [b_shape[axis] for axis in order[1:]]
     width = -1 if -1 in columns else math.prod(columns)

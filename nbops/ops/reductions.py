@@ -15,9 +15,9 @@ import numpy as np
 
 from nbops import arrays
 from nbops.dtypes import check_real
-from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes, prange
+from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes
 from nbops.op import op
-from nbops.ops.elementwise import divide
+from nbops.ops.elementwise import divide, multiply
 from nbops.ops.shapes import broadcast_like, expand_dims, reshape, shape_of, transpose
 from nbops.tuned import blocks_cpu, sums_cpu
 from nbops.tuned.sums_cpu import BLOCK, wide
@@ -38,17 +38,13 @@ def block_sum(x: Array) -> Scalar:
 @op("(n)->()", nanoseconds=0.1)
 def sum_row(x: Array, out: Array) -> None:
     """The sum of a row: of blocks, and then of the blocks' sums in their order."""
-    blocks = (x.shape[0] + BLOCK - 1) // BLOCK
-    if blocks <= 1:
-        out[()] = block_sum(x)
-    else:
-        sums = np.full(blocks, wide(x.dtype.type(0)))
-        for b in prange(blocks):
-            sums[b] = block_sum(x[b * BLOCK : (b + 1) * BLOCK])
-        total = sums[0]
-        for b in range(1, blocks):
-            total += sums[b]
-        out[()] = total
+    total = wide(x.dtype.type(0))
+    for start in range(0, x.shape[0], BLOCK):
+        total += block_sum(x[start : start + BLOCK])
+    out[()] = total
+
+
+sum_row.split(reduced="n")
 
 
 @sum_row.tune
@@ -71,6 +67,9 @@ def sum_rows(x: Array, out: Array) -> None:
             out[j] += x[i, j]
 
 
+sum_rows.split("n", reduced="m")
+
+
 @sum_rows.gradient
 def _(x: Any, out: Any, dout: Any) -> Any:
     return broadcast_like(expand_dims(dout, -2), x)
@@ -88,6 +87,12 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
     keepdims : bool
         Keep the summed axes with length 1.
     out : ndarray, optional
+        Where to write the result; may not be given with tensors.
+
+    Returns
+    -------
+    array
+        A tensor where a tensor went in.
 
     Raises
     ------
@@ -105,6 +110,8 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
         if x.dtype.kind in "iu" and x.dtype.itemsize < 8:
             x = x.astype(np.int64 if x.dtype.kind == "i" else np.uint64)
     shape = shape_of(x, "sum")
+    if arrays.is_dask(x):
+        shape = (-1,) * len(shape)  # axis by axis: merging axes would move chunks
     axes = _normalize(axis, len(shape), "sum")
     result = _sum_axes(x, shape, axes)
     if keepdims:
@@ -113,8 +120,9 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
     return arrays.into(out, result, "sum")
 
 
-def _as_numbers(x: Any, name: str) -> np.ndarray:
-    array = np.asarray(arrays.as_array(x, name, "x"))
+def _as_numbers(x: Any, name: str) -> Any:
+    """An ndarray or a Dask array."""
+    array = x if arrays.is_dask(x) else np.asarray(arrays.as_array(x, name, "x"))
     check_real(array.dtype, name, "x")
     return array
 
@@ -139,7 +147,7 @@ def _normalize(axis: int | Sequence[int] | None, ndim: int, name: str) -> list[i
 
 def _sum_axes(x: Any, shape: tuple[int, ...], axes: list[int]) -> Any:
     if not axes:
-        return x if arrays.is_tensorflow(x) else x.copy()[()]
+        return multiply(x, 1) if arrays.is_tensorflow(x) else x.copy()[()]  # an op, which checks the dtype
     ndim = len(shape)
     first, last = axes[0], axes[-1]
     if axes != list(range(first, last + 1)):  # bring scattered axes together, at the end
@@ -175,6 +183,12 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
     keepdims : bool
         Keep the averaged axes with length 1.
     out : ndarray, optional
+        Where to write the result; may not be given with tensors.
+
+    Returns
+    -------
+    array
+        A tensor where a tensor went in.
 
     Examples
     --------
@@ -189,10 +203,19 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
         return tensorflow.mean(x, axis, keepdims)
     x = _as_numbers(x, "mean")
     axes = _normalize(axis, x.ndim, "mean")
-    count = int(np.prod([x.shape[i] for i in axes], dtype=np.int64))
+    count = _count(x, axes)
     result_dtype = x.dtype if x.dtype.kind not in "iu" else np.dtype(np.float64)
     wide = np.float32 if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else result_dtype
     total = sum(x.astype(wide, copy=False), axis, keepdims=keepdims)
     with np.errstate(over="ignore"):
-        average = divide(total, np.asarray(count, wide)).astype(result_dtype, copy=False)
+        average = divide(total, count.astype(wide)).astype(result_dtype, copy=False)
     return arrays.into(out, average, "mean")
+
+
+def _count(x: Any, axes: Sequence[int]) -> Any:
+    """The number of elements along some axes, 0-d."""
+    if arrays.is_dask(x):
+        from nbops import dask
+
+        return dask.count(x, axes)
+    return np.prod([x.shape[i] for i in axes], dtype=np.int64)

@@ -1,6 +1,7 @@
 """Shapes: reshape, transpose, broadcast_to and their kin. Views, as in NumPy; no loop runs.
 
-TensorFlow has no views: there these are TensorFlow's own ops, with TensorFlow's gradients.
+TensorFlow has no views: there these are TensorFlow's own ops, with TensorFlow's gradients. Dask arrays go
+through NumPy's functions to Dask's own.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
     Parameters
     ----------
     x : array_like
+        Of any dtype.
     shape : int or sequence of int
         One length may be -1: what is left.
+
+    Returns
+    -------
+    array
+        A tensor where a tensor went in.
 
     Raises
     ------
@@ -43,11 +50,27 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
     """
     if arrays.is_tensorflow(x):
         return _tensorflow().reshape(x, [shape] if isinstance(shape, int) else shape)
+    if arrays.is_dask(x):
+        from nbops import dask
+
+        return dask.reshape(x, shape)
     return np.reshape(np.asarray(x), shape)
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """The axes in another order, reversed unless `axes` says which; a view.
+
+    Parameters
+    ----------
+    x : array_like
+        Of any dtype.
+    axes : sequence of int, optional
+        Which axis of `x` comes first, second and so on.
+
+    Returns
+    -------
+    array
+        A tensor where a tensor went in.
 
     Examples
     --------
@@ -57,11 +80,21 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """
     if arrays.is_tensorflow(x):
         return _tensorflow().transpose(x, axes)
-    return np.transpose(np.asarray(x), axes)
+    return np.transpose(arrays.keep(x), axes)
 
 
 def matrix_transpose(x: Any) -> Any:
     """The last two axes exchanged; a view.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., m, n)
+        Of any dtype.
+
+    Returns
+    -------
+    array, shape (..., n, m)
+        A tensor where a tensor went in.
 
     Examples
     --------
@@ -71,11 +104,23 @@ def matrix_transpose(x: Any) -> Any:
     """
     if arrays.is_tensorflow(x):
         return _tensorflow().linalg.matrix_transpose(x)
-    return np.swapaxes(np.asarray(x), -1, -2)
+    return np.swapaxes(arrays.keep(x), -1, -2)
 
 
 def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
     """The array repeated to a shape without a copy; a read-only view.
+
+    Parameters
+    ----------
+    x : array_like
+        Of any dtype.
+    shape : sequence of int
+        The shape of the result.
+
+    Returns
+    -------
+    array
+        A tensor where a tensor went in.
 
     Raises
     ------
@@ -91,11 +136,23 @@ def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
     """
     if arrays.is_tensorflow(x):
         return _tensorflow().broadcast_to(x, shape)
-    return np.broadcast_to(np.asarray(x), shape)
+    return np.broadcast_to(arrays.keep(x), shape)
 
 
 def expand_dims(x: Any, axis: int) -> Any:
     """The array with a new axis of length 1 at `axis`; a view.
+
+    Parameters
+    ----------
+    x : array_like
+        Of any dtype.
+    axis : int
+        Where the new axis is in the result; negative counts from the end.
+
+    Returns
+    -------
+    array
+        A tensor where a tensor went in.
 
     Examples
     --------
@@ -105,7 +162,9 @@ def expand_dims(x: Any, axis: int) -> Any:
     """
     if arrays.is_tensorflow(x):
         return _tensorflow().expand_dims(x, axis)
-    return np.expand_dims(np.asarray(x), axis)
+    if arrays.is_dask(x) and -x.ndim - 1 <= axis <= x.ndim:  # Dask's own asks for known lengths
+        return x[(slice(None),) * (axis % (x.ndim + 1)) + (None,)]
+    return np.expand_dims(arrays.keep(x), axis)
 
 
 def shape_of(x: Any, name: str) -> tuple[int, ...]:
@@ -116,11 +175,25 @@ def shape_of(x: Any, name: str) -> tuple[int, ...]:
     ValueError
         For a tensor of unknown rank.
     """
+    if arrays.is_dask(x):
+        return tuple(-1 if n != n else int(n) for n in x.shape)
     if not arrays.is_tensorflow(x):
         return np.shape(x)
     if x.shape.rank is None:
         raise ValueError(f"{name}: the tensor's number of axes is unknown; give it a static rank")
     return tuple(-1 if n is None else n for n in x.shape)
+
+
+def positions(x: Any) -> Any:
+    """0, 1, 2, … along the last axis of an array."""
+    if arrays.is_dask(x):
+        from nbops import dask
+
+        return dask.positions(x)
+    if arrays.is_tensorflow(x):
+        tf = _tensorflow()
+        return tf.range(tf.shape(x, tf.int64)[-1], dtype=tf.int64)
+    return np.arange(np.shape(x)[-1])
 
 
 def broadcast_like(x: Any, model: Any) -> Any:

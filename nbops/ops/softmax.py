@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from nbops.kernel import Array, Scalar
-from nbops.op import Op, op
-from nbops.ops.elementwise import exp, multiply, subtract
+from nbops.op import Op, elementwise, op
+from nbops.ops.elementwise import add, exp, log, maximum, multiply, subtract
 from nbops.ops.products import vecdot
 from nbops.ops.reductions import sum as sum_over
 from nbops.ops.shapes import expand_dims
@@ -66,7 +66,54 @@ def softmax_row(x: Array, out: Array) -> None:
             out[j] *= scale
 
 
+# ---- a row in pieces --------------------------------------------------------------------------------
+
+
+@op("(n)->(),()", name="peak_and_sum", integers="float", nanoseconds=0.9)
+def peak_and_sum(x: Array, peak: Array, total: Array) -> None:
+    """A row's largest element m, and ``Σ exp(x[j] - m)``, from which rows in pieces are put together.
+
+    An empty row, or one of -inf alone, is (-inf, 0), which changes nothing that it is combined with.
+    """
+    peak[()] = -np.inf
+    if x.shape[0] > 0:
+        peak[()] = largest(x)
+    shift = peak[()]
+    if shift == -np.inf:
+        shift = x.dtype.type(0)
+    total[()] = sum_exp_below(x, shift)
+
+
+@elementwise(name="rescaled", integers="float", nanoseconds=1.0)
+def rescaled(total: Scalar, peak: Scalar, higher: Scalar) -> Scalar:
+    """A sum of exponentials below `peak`, as one below a higher peak."""
+    return total if peak == higher else total * exponential(peak - higher)
+
+
+def _combine(left: Any, right: Any) -> Any:
+    (m, total), (n, other) = left, right
+    peak = maximum(m, n)
+    return peak, add(rescaled(total, m, peak), rescaled(other, n, peak))
+
+
+peak_and_sum.split(reduced="n", combine=_combine)
+
+
+@elementwise(name="exp_below_over", integers="float", nanoseconds=1.0)
+def exp_below_over(x: Scalar, peak: Scalar, total: Scalar) -> Scalar:
+    """``exp(x - peak) / total``."""
+    return exponential(x - peak) / total
+
+
+# ---- the ops ----------------------------------------------------------------------------------------
+
 softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=1.0)(softmax_row)
+
+
+@softmax_last.piecewise
+def _(x: Any) -> Any:
+    peak, total = peak_and_sum(x)
+    return exp_below_over(x, expand_dims(peak, -1), expand_dims(total, -1))
 
 
 @softmax_last.gradient
@@ -89,6 +136,12 @@ def log_softmax_last(x: Array, out: Array) -> None:
             out[j] = (x[j] - peak) - shift
 
 
+@log_softmax_last.piecewise
+def _(x: Any) -> Any:
+    peak, total = peak_and_sum(x)
+    return subtract(subtract(x, expand_dims(peak, -1)), expand_dims(log(total), -1))
+
+
 @log_softmax_last.gradient
 def _(x: Any, out: Any, dout: Any) -> Any:
     return subtract(dout, multiply(exp(out), sum_over(dout, axis=-1, keepdims=True)))
@@ -100,10 +153,18 @@ def softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None = Non
     Parameters
     ----------
     x : array_like
+        Integers or floating point; integers are computed in floating point.
     axis : int
+        The axis along which there is one row.
     out : ndarray, optional
+        Where to write the result; may not be given with tensors.
     target : str, optional
         See `nbops.use`.
+
+    Returns
+    -------
+    array, shape of `x`
+        A tensor where a tensor went in.
 
     Examples
     --------
@@ -121,10 +182,18 @@ def log_softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None =
     Parameters
     ----------
     x : array_like
+        Integers or floating point; integers are computed in floating point.
     axis : int
+        The axis along which there is one row.
     out : ndarray, optional
+        Where to write the result; may not be given with tensors.
     target : str, optional
         See `nbops.use`.
+
+    Returns
+    -------
+    array, shape of `x`
+        A tensor where a tensor went in.
 
     Examples
     --------

@@ -5,6 +5,7 @@
 ``serial``   one core: the loop compiled by Numba, one compile per dtype
 ``parallel`` every core: the same task, its items split between threads, or the
              loop's own ``prange`` where there are fewer items than threads
-``cuda``     a GPU: the seam is `nbops.targets.cuda`
+``cuda``     a GPU: the same loop, or a tuned kernel, compiled to PTX;
+             ``cuda-emulator`` executes that PTX on the CPU, and checks it
 ============ ==================================================================
 """

@@ -9,23 +9,39 @@ that TensorFlow runs on threads of its own.
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import importlib
 import os
+import sys
 import threading
+import warnings
 from typing import Any
 
 import numba
 import numpy as np
 from numba import types
-from numba.np.ufunc.parallel import _launch_threads
+from numba.np.ufunc import parallel as numba_threads
 
 from nbops import compiler
-from nbops.targets.tasks import TASK, call_task, frame_pointer, swap_if_zero
+from nbops import frame as frames
+from nbops.targets import pool
+from nbops.targets.atomics import swap_if
+from nbops.targets.calls import call_int
+from nbops.targets.tasks import call_task, frame_pointer
 
-__all__ = ["STATE", "launch", "start_threads", "state_address", "threading_layer"]
+__all__ = [
+    "STATE",
+    "launch",
+    "launcher",
+    "start_threads",
+    "state_address",
+    "thread_limit",
+    "threading_layer",
+]
 
 # The process's state, read by compiled code through its address.
-WORKERS, EXCLUSIVE, BUSY, FORKED, BREAK_EVEN = 0, 1, 2, 3, 4
+WORKERS, EXCLUSIVE, BUSY, FORKED, BREAK_EVEN, IN_USE, OPENMP_LIMIT, PROCESSORS = range(8)
 STATE = np.zeros(8, np.int64)
 STATE[WORKERS] = 1
 state_address: int = STATE.ctypes.data
@@ -47,8 +63,12 @@ def _spread(task: int, frame: int, items: int, workers: int, grain: int) -> None
 
 @functools.cache
 def spread_compiled() -> Any:
-    twin = compiler.specialise(_spread, "parallel")
-    return compiler.jit(twin, parallel=True)
+    """A function that shares a task's items between cores, to be compiled into its callers."""
+    if pool.available():
+        return pool.spread_compiled()
+    if _load_threading_layer():
+        return compiler.jit(compiler.specialise(_spread, "parallel"), parallel=True)
+    return compiler.jit(compiler.specialise(_call_serially, "serial"))
 
 
 def run(state: int, serial: int, parallel: int, frame: int, items: int, workers: int, grain: int) -> None:
@@ -58,18 +78,30 @@ def run(state: int, serial: int, parallel: int, frame: int, items: int, workers:
     workers, the serial task is spread over them; with fewer, the parallel task uses its own ``prange``.
     """
     words = frame_pointer(state)
+    if workers > 1:
+        workers = min(workers, count_threads())
+        if words[OPENMP_LIMIT] != 0:
+            limit = call_int(words[OPENMP_LIMIT])
+            if limit < words[PROCESSORS]:  # somebody set it
+                workers = min(workers, limit)
     if workers <= 1 or words[FORKED] != 0:
         call_task(serial, frame, 0, items)
         return
-    if words[EXCLUSIVE] != 0 and swap_if_zero(state + 8 * BUSY, 1) == 0:
-        call_task(serial, frame, 0, items)
-        return
+    frame_pointer(frame)[frames.WORKERS] = workers
     if parallel == 0 or items >= workers:
         spread(serial, frame, items, workers, grain)
+    elif words[EXCLUSIVE] == 0:
+        call_task(parallel, frame, 0, items)
+    elif swap_if(state + 8 * BUSY, 0, 1) == 0:
+        call_task(serial, frame, 0, items)
     else:
         call_task(parallel, frame, 0, items)
-    if words[EXCLUSIVE] != 0:
         words[BUSY] = 0
+
+
+def count_threads() -> int:
+    """Stands in for Numba's own count, which ``numba.set_num_threads`` sets; 1 without a layer."""
+    return 1
 
 
 def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
@@ -85,18 +117,26 @@ def _call_serially(task: int, frame: int, items: int, workers: int, grain: int) 
 @functools.cache
 def run_native() -> Any:
     """`run` as machine code."""
-    if _load_threading_layer():
-        return compiler.native(RUN, compiler.specialise(run, "cpu", spread=spread_compiled()))
-    serial = compiler.jit(compiler.specialise(_call_serially, "serial"))
-    return compiler.native(RUN, compiler.specialise(run, "serial", spread=serial))
+    if _load_threading_layer():  # before that, code that counts Numba's threads can't be loaded
+        count, name = numba_threads._iget_num_threads, "cpu"
+    else:
+        count, name = compiler.jit(compiler.specialise(count_threads, "serial")), "serial"
+    return compiler.native(RUN, compiler.specialise(run, name, spread=spread_compiled(), count_threads=count))
 
 
 @functools.cache
 def _load_threading_layer() -> bool:
     """Start Numba's threads; code that calls them can't even be loaded from the cache before."""
     try:
-        _launch_threads()
-    except ValueError:  # "No threading layer could be loaded"
+        numba_threads._launch_threads()
+    except ValueError as error:  # "No threading layer could be loaded"
+        asked = numba.config.THREADING_LAYER
+        warnings.warn(
+            f"nbops runs on one core: Numba could not load the threading layer {asked!r} "
+            f"({' '.join(str(error).split())}); NUMBA_THREADING_LAYER=workqueue is always there",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return False
     return True
 
@@ -108,36 +148,65 @@ def _run_from_python() -> Any:
 
 @functools.cache
 def start_threads() -> int:
-    """Start Numba's threads, learn which layer they use, and return how many there are.
+    """Start the pool, learn which layer Numba's own parallel loops use, and return the number of threads.
 
     Without any threading layer the answer is 1 and everything runs serially.
     """
     with _starting:
-        call = _run_from_python()
-        STATE[EXCLUSIVE] = 1  # until the layer is known
-        frame = np.zeros(1, np.int64)
         if not _load_threading_layer():
             return 1
-        call(state_address, _idle().address, 0, frame.ctypes.data, 2, 2, 1)
+        if STATE[WORKERS] > 1:  # another thread was faster
+            return int(STATE[WORKERS])
+        if pool.available():
+            pool.start(numba.get_num_threads() - 1)
         STATE[EXCLUSIVE] = numba.threading_layer() == "workqueue"
+        STATE[OPENMP_LIMIT], STATE[PROCESSORS] = _openmp_limit()
         STATE[WORKERS] = numba.get_num_threads()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_after_fork)
         return int(STATE[WORKERS])
 
 
 def _after_fork() -> None:
-    STATE[FORKED] = 1
-    STATE[BUSY] = 0
+    """In a child whose parent had threads, nbops's or those of a parallel kernel of its own: none is left."""
+    global _starting
+    _starting = threading.Lock()  # the thread that held it stayed in the parent
+    if numba_threads._is_initialized or STATE[WORKERS] > 1:
+        STATE[FORKED] = 1
+        STATE[BUSY] = 0
+        if pool.available():
+            pool.forget_threads()
 
 
-def _do_nothing(frame: Any, start: int, stop: int) -> None:
-    pass
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
-@functools.cache
-def _idle() -> Any:
-    return compiler.native(TASK, compiler.specialise(_do_nothing, "idle"))
+def thread_limit() -> int:
+    """How many threads a call from this thread may have, by the limits that users set outside nbops.
+
+    They are Numba's, ``numba.set_num_threads``, and where Numba runs on OpenMP also OpenMP's:
+    ``OMP_NUM_THREADS`` and ``threadpoolctl.threadpool_limits``. Both belong to the thread that calls.
+    """
+    limit = int(numba.get_num_threads()) if _load_threading_layer() else 1
+    if STATE[OPENMP_LIMIT]:
+        openmp = ctypes.CFUNCTYPE(ctypes.c_int)(int(STATE[OPENMP_LIMIT]))()
+        if openmp < STATE[PROCESSORS]:
+            limit = min(limit, openmp)
+    return limit
+
+
+def _openmp_limit() -> tuple[int, int]:
+    """The address of ``omp_get_max_threads`` in the OpenMP that Numba runs on, and what it says unless set.
+
+    Both are 0 with other layers.
+    """
+    if numba.threading_layer() != "omp":
+        return 0, 0
+    omppool = importlib.import_module("numba.np.ufunc.omppool")
+    library = ctypes.CDLL(omppool.__file__)  # looks in what it depends on, too
+    if not hasattr(library, "omp_get_max_threads"):
+        return 0, 0
+    address = ctypes.cast(library.omp_get_max_threads, ctypes.c_void_p).value
+    return address or 0, library.omp_get_num_procs()
 
 
 def threading_layer() -> str | None:
@@ -146,8 +215,49 @@ def threading_layer() -> str | None:
     return str(numba.threading_layer()) if _load_threading_layer() else None
 
 
+def launcher() -> str | None:
+    """What shares items between cores: nbops's own ``"pool"``, a layer of Numba's, or None."""
+    layer = threading_layer()
+    return "pool" if layer and pool.available() else layer
+
+
 def launch(serial: int, parallel: int, frame: np.ndarray, workers: int, grain: int) -> None:
     """Run the tasks of a frame from Python; see `run`."""
     items = int(frame[0, 0])
-    if items:
-        _run_from_python()(state_address, serial, parallel, frame.ctypes.data, items, workers, grain)
+    if not items:
+        return
+    call = _run_raising if numba.config.BOUNDSCHECK else _run_from_python()
+    if parallel == 0 or items >= workers:
+        call(state_address, serial, 0, frame.ctypes.data, items, workers, grain)
+        return
+    # The loop's own prange knows Numba's limit only. Inside a parallel kernel of the user's, whose threads
+    # Python did not start, the workqueue layer would abort.
+    nested = STATE[EXCLUSIVE] and isinstance(threading.current_thread(), threading._DummyThread)
+    limit = numba.get_num_threads()
+    numba.set_num_threads(min(workers, limit))
+    try:
+        call(state_address, serial, parallel, frame.ctypes.data, items, 1 if nested else workers, grain)
+    finally:
+        numba.set_num_threads(limit)
+
+
+_raising = threading.Lock()
+
+
+def _run_raising(*arguments: int) -> None:
+    """Run under ``NUMBA_BOUNDSCHECK=1``, and raise what compiled code can only report: it has a C signature.
+
+    Raises
+    ------
+    IndexError
+        When a loop reads or writes beyond the end of an array.
+    """
+    caught: list[BaseException | None] = []
+    with _raising:
+        before, sys.unraisablehook = sys.unraisablehook, lambda report: caught.append(report.exc_value)
+        try:
+            _run_from_python()(*arguments)
+        finally:
+            sys.unraisablehook = before
+    if caught and caught[0] is not None:
+        raise caught[0]

@@ -15,12 +15,12 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 from numba.np.numpy_support import from_dtype
 
 from nbops import compiler
-from nbops.frame import CORE, GENERAL, ROW_WIDTH, ROWS, WIDTH, item_offset
+from nbops.frame import CORE, GENERAL, ITEMS, ITEMSIZE, ROW_WIDTH, ROWS, WIDTH, item_offset
 from nbops.signature import Signature
+from nbops.tuned.streaming import CACHE_BYTES, LINE, STRETCH, copy_lines, fence, new_buffer
 
 __all__ = ["TASK", "call_task", "compile_task", "frame_pointer", "operands_intrinsic"]
 
@@ -45,6 +45,50 @@ def run_elements(frame: Any, start: int, stop: int) -> None:
         start += count
         first = 0
         row += 1
+
+
+def run_large_elements(frame: Any, start: int, stop: int) -> None:
+    """The same for contiguous outputs, which bypass the caches where they are larger (see `streaming`)."""
+    columns = frame[CORE]
+    row = start // columns
+    first = start - row * columns
+    itemsize = frame[OUTPUT * WIDTH + ITEMSIZE]
+    stretch = STRETCH // itemsize
+    bypass = bypasses_caches(frame)
+    buffer = new_buffer(ELEMENT)
+    while start < stop:
+        count = min(columns - first, stop - start)
+        address = frame[OUTPUT * WIDTH] + item_offset(frame, OUTPUT, row) + first * itemsize
+        if bypass:  # up to the next line, then in stretches of whole lines
+            count = min(count, stretch if address % LINE == 0 else (LINE - address % LINE) // itemsize)
+        through_buffer = bypass and count == stretch
+        arrays = operands(frame, row, first, count)
+        out = buffer if through_buffer else arrays[-1]
+        loop(*(arrays[:-1] + (out,)))  # noqa: RUF005, Numba knows no star in a tuple
+        if through_buffer:
+            copy_lines(buffer, address)
+        start += count
+        first += count
+        if first == columns:
+            first = 0
+            row += 1
+    if bypass:
+        fence()
+
+
+def bypasses_caches(frame: Any) -> Any:
+    """Whether the output is larger than the caches, has long rows, and takes no input's place."""
+    out, itemsize = frame[OUTPUT * WIDTH], frame[OUTPUT * WIDTH + ITEMSIZE]
+    if frame[CORE] * itemsize < 4 * STRETCH or out % itemsize != 0:
+        return False
+    for row in range(1, OUTPUT):
+        if frame[row * WIDTH] == out:
+            return False
+    return frame[ITEMS] * itemsize > CACHE_BYTES
+
+
+OUTPUT = 0  # the output's row in the frame
+ELEMENT: Any = None  # the output's type
 
 
 def loop(*operands: Any) -> None:
@@ -93,14 +137,15 @@ def compile_task(
     twin = compiler.specialise(function, kind, **ranges, **_modules_with(ranges, function))
     options = {"parallel": True} if parallel else {"forceinline": True}
     compiled_loop = numba.njit(**compiler.FLAGS, **options)(compiler.with_helpers(twin))
-    template = run_elements if signature.is_elementwise else run_items
-    task = compiler.specialise(
-        template,
-        f"{kind}_{'_'.join(d.name for d in dtypes)}_{layout & 0xFF}",
-        loop=compiled_loop,
-        operands=operands_intrinsic(signature, dtypes, layout),
-    )
-    return compiler.native(TASK, task)
+    names: dict[str, Any] = {"loop": compiled_loop, "operands": operands_intrinsic(signature, dtypes, layout)}
+    template = run_items
+    if signature.is_elementwise:
+        template = run_elements if layout == GENERAL else run_large_elements
+        names |= {"OUTPUT": len(dtypes), "ELEMENT": from_dtype(dtypes[-1])}
+        test = compiler.specialise(bypasses_caches, kind, OUTPUT=len(dtypes))
+        names["bypasses_caches"] = numba.njit(**compiler.FLAGS)(test)
+    name = f"{kind}_{'_'.join(d.name for d in dtypes)}_{layout & 0xFF}"
+    return compiler.native(TASK, compiler.specialise(template, name, **names))
 
 
 def _modules_with(ranges: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
@@ -134,6 +179,8 @@ def operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layou
     @intrinsic
     def operands(typingctx: Any, frame: Any, item: Any, first: Any, count: Any) -> Any:
         def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            from numba.np.arrayobj import populate_array  # takes long, and only compiling needs it
+
             frame_, item_, first_, count_ = arguments
 
             def load(index: int) -> Any:
@@ -209,15 +256,3 @@ def frame_pointer(typingctx: Any, address: Any) -> Any:
         return frame_pointer_value(builder, arguments[0])
 
     return FRAME(types.int64), codegen
-
-
-@intrinsic
-def swap_if_zero(typingctx: Any, address: Any, value: Any) -> Any:
-    """Atomically: if the word at `address` is 0, set it to `value` and return 1; otherwise return 0."""
-
-    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        pointer = frame_pointer_value(builder, arguments[0])
-        result = builder.cmpxchg(pointer, ir.IntType(64)(0), arguments[1], "acq_rel", "monotonic")
-        return builder.zext(builder.extract_value(result, 1), ir.IntType(64))
-
-    return types.int64(types.int64, types.int64), codegen

@@ -64,6 +64,11 @@ def call(op: Op, operands: Sequence[Any], axes: Any = None) -> Any:
     axes : optional
         As for `Op.__call__`.
 
+    Returns
+    -------
+    tf.Tensor or tuple of tf.Tensor
+        In the tensors' dtype.
+
     Raises
     ------
     TypeError
@@ -73,6 +78,12 @@ def call(op: Op, operands: Sequence[Any], axes: Any = None) -> Any:
         When shapes that are known in a graph break the signature.
     tf.errors.InvalidArgumentError
         When shapes that are known only when it runs do.
+
+    Examples
+    --------
+    >>> import tensorflow as tf, nbops, nbops.tensorflow
+    >>> nbops.tensorflow.call(nbops.relu, [tf.constant([-1.0, 2.0])]).numpy()
+    array([0., 2.], dtype=float32)
     """
     dispatch.decide_tensorflow(op.name)
     tensors, result_dtype = _convert(op, operands)
@@ -165,19 +176,45 @@ def _convert(op: Op, operands: Sequence[Any]) -> tuple[list[Any], tf.DType | Non
     for x, kind in zip(operands, kinds, strict=True):
         own = leader if kind == "T" else tf.as_dtype(kind)
         tensor = tf.convert_to_tensor(x, dtype=None if kind != "T" and is_tensorflow(x) else own)
+        if kind != "T" and own.is_integer and not tensor.dtype.is_integer:
+            raise TypeError(f"{op.name}: a tensor of dtype {tensor.dtype.name} came; expected integers")
         wanted = computed if kind == "T" else own
         tensors.append(tensor if tensor.dtype == wanted else tf.cast(tensor, wanted))
     return tensors, (leader if leader in _HALF else None)
 
 
 def mean(x: Any, axis: Any, keepdims: bool) -> Any:
-    """`nbops.mean` of a tensor."""
+    """`nbops.mean` of a tensor.
+
+    Parameters
+    ----------
+    x : tf.Tensor
+    axis : int, sequence of int or None
+        All axes where it is None.
+    keepdims : bool
+        Keep the averaged axes with length 1.
+
+    Returns
+    -------
+    tf.Tensor
+
+    Raises
+    ------
+    TypeError
+        For integers, which TensorFlow would not promote, and for an empty `axis`.
+
+    Examples
+    --------
+    >>> import tensorflow as tf, nbops.tensorflow
+    >>> float(nbops.tensorflow.mean(tf.constant([1.0, 2.0]), None, False))
+    1.5
+    """
     from nbops.ops.elementwise import divide
     from nbops.ops.reductions import sum as sum_over
 
     x = tf.convert_to_tensor(x)
     wide = tf.cast(x, tf.float32) if x.dtype in _HALF else x
-    if x.dtype.is_integer or axis == ():
+    if not x.dtype.is_floating or axis == ():
         raise TypeError(
             f"mean: dtype {x.dtype.name} and axis {axis} came; expected floating point and some axis"
         )

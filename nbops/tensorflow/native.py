@@ -32,8 +32,9 @@ from nbops.frame import (
     set_contiguous,
 )
 from nbops.targets import cpu
+from nbops.targets.calls import call_int, call_word
 from nbops.targets.tasks import frame_pointer
-from nbops.tensorflow.c_api import INDEX, INVALID_ARGUMENT, call_int, call_word
+from nbops.tensorflow.c_api import INDEX, INVALID_ARGUMENT
 
 __all__ = ["compute_native", "infer_native"]
 

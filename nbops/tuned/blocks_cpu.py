@@ -17,16 +17,15 @@ import functools
 import threading
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 from numba.np.numpy_support import from_dtype
 
 from nbops import compiler
+from nbops.frame import WORKERS
 from nbops.kernel import Dtypes, Kernel
 from nbops.targets import cpu
 from nbops.targets.tasks import TASK, call_task, compile_task, frame_pointer, operands_intrinsic
-from nbops.tuned.gemm_cpu import symbol_address
 from nbops.tuned.pointers import address_of, element_pointer
 from nbops.tuned.sums_cpu import BLOCK, wide
 
@@ -104,8 +103,8 @@ def reduce_rows(frame: Any, start: int, stop: int) -> None:
 
 
 def launch(words: Any, kernel: int, blocks: int) -> None:
-    """Call ``kernel(words, b, b + 1)`` for every block b, on every core."""
-    spread(kernel, address_of(words), blocks, blocks, 1)
+    """Call ``kernel(words, b, b + 1)`` for every block b, on the cores that the frame allows."""
+    spread(kernel, address_of(words), blocks, frame_pointer(words[FRAME])[WORKERS], 1)
 
 
 # ---- compiling it -----------------------------------------------------------------------------------
@@ -139,8 +138,6 @@ class BlockTasks:
 
     @functools.cached_property
     def _parallel(self) -> tuple[Any, ...]:
-        if cpu.threading_layer() is None:
-            return (self._serial,)
         name = f"{self._kernel.name}_{self._dtypes[0]}_{self._layout & 0xFF}"
         zero = np.asarray(wide(self._dtypes[0].type(0)))
         names = {
@@ -153,9 +150,9 @@ class BlockTasks:
             launcher = _launcher()
             kernel = compiler.native(TASK, compiler.specialise(template, name, **names))
             symbol = f"nbops_blocks_{name}"
-            llvm.add_symbol(symbol, kernel.address)
-            names["kernel_address"] = symbol_address(symbol)
-            names["launcher_address"] = symbol_address(LAUNCHER)
+            compiler.add_symbol(symbol, kernel.address)
+            names["kernel_address"] = compiler.symbol_address(symbol)
+            names["launcher_address"] = compiler.symbol_address(LAUNCHER)
             rows = compiler.native(TASK, compiler.specialise(reduce_rows, name, **names))
         return rows, kernel, launcher
 
@@ -168,7 +165,7 @@ class BlockTasks:
 def _launcher() -> Any:
     twin = compiler.specialise(launch, "blocks", spread=cpu.spread_compiled())
     task = compiler.native(TASK, twin)
-    llvm.add_symbol(LAUNCHER, task.address)
+    compiler.add_symbol(LAUNCHER, task.address)
     return task
 
 

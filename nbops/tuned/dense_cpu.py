@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 
@@ -19,7 +18,7 @@ from nbops import compiler
 from nbops.frame import GENERAL
 from nbops.signature import Signature
 from nbops.targets.tasks import TASK, call_task, operands_intrinsic
-from nbops.tuned.gemm_cpu import Tasks, dense_tasks, symbol_address
+from nbops.tuned.gemm_cpu import Tasks, dense_tasks
 from nbops.tuned.pointers import address_of
 
 __all__ = ["activated_dense_tasks"]
@@ -66,11 +65,11 @@ def activated_dense_tasks(dtype: np.dtype, signature: Signature, row: Callable[.
     tasks = []
     for kind, address in (("serial", linear.serial), ("parallel", linear.parallel)):
         symbol = f"nbops_dense_linear_{kind}_{dtype}"
-        llvm.add_symbol(symbol, address)
+        compiler.add_symbol(symbol, address)
         template = compiler.specialise(
             multiply_then_activate,
             f"{row.__name__}_{kind}_{dtype}",
-            linear_address=symbol_address(symbol),
+            linear_address=compiler.symbol_address(symbol),
             operands=operands_intrinsic(signature, (dtype,) * 4, GENERAL),
             activate=numba.njit(**compiler.FLAGS)(compiler.with_helpers(row)),
         )

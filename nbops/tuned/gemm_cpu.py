@@ -21,15 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
-from numba.np.ufunc.parallel import _iget_num_threads
 
 from nbops import compiler
 from nbops.targets import cpu
@@ -134,8 +128,8 @@ def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: An
     one = np.ones(8 // dtype.itemsize, dtype).view(np.int64)[0]
     names |= {
         "TILE": (tile.mr, tile.nr(dtype.itemsize), dtype.itemsize, int(one)),
-        "kernel_address": symbol_address(_kernel_symbol(dtype)),
-        "batch_address": symbol_address(BATCH),
+        "kernel_address": compiler.symbol_address(_kernel_symbol(dtype)),
+        "batch_address": compiler.symbol_address(BATCH),
     }
     submit = _helper(gemm_tasks.submit, name, **names)
     return compiler.native(TASK, compiler.specialise(template, name, submit=submit, **names))
@@ -155,47 +149,19 @@ def _kernel(dtype: np.dtype) -> Any:
 
 @functools.cache
 def _batch() -> tuple[Any, ...]:
-    """The compiled `run_batch`, and `launch`, which it calls where there is a threading layer."""
-    cpu.start_threads()
-    if cpu.threading_layer() is None:
-        one = _helper(gemm_tasks.one, "serial")
-        return (_compile_batch("serial", count_threads=one, launcher_address=one),)
+    """The compiled `run_batch`, and `launch`, which it calls."""
     twin = compiler.specialise(gemm_tasks.launch, "gemm", spread=cpu.spread_compiled())
     launcher = _named(LAUNCHER, compiler.native(TASK, twin))
-    names = {"count_threads": _iget_num_threads, "launcher_address": symbol_address(LAUNCHER)}
-    return _compile_batch("parallel", **names), launcher
-
-
-def _compile_batch(name: str, **names: Any) -> Any:
-    return _named(BATCH, compiler.native(TASK, compiler.specialise(gemm_tasks.run_batch, name, **names)))
+    names = {"launcher_address": compiler.symbol_address(LAUNCHER)}
+    batch = compiler.native(TASK, compiler.specialise(gemm_tasks.run_batch, "gemm", **names))
+    return _named(BATCH, batch), launcher
 
 
 def _named(symbol: str, task: Any) -> Any:
     """Let other compiled code find a task by a symbol."""
-    llvm.add_symbol(symbol, task.address)
+    compiler.add_symbol(symbol, task.address)
     return task
 
 
 def _kernel_symbol(dtype: np.dtype) -> str:
     return f"nbops_gemm_{dtype}"
-
-
-@functools.cache
-def symbol_address(name: str) -> Any:
-    """An intrinsic that returns the address of a symbol.
-
-    The address differs from process to process and so can't be part of code that is cached on disk; a symbol
-    is looked up when the code is loaded.
-    """
-
-    @intrinsic
-    def address(typingctx: Any) -> Any:
-        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-            word = ir.IntType(64)
-            kind = ir.FunctionType(ir.VoidType(), [word, word, word])
-            return builder.ptrtoint(cgutils.get_or_insert_function(builder.module, kind, name), word)
-
-        return types.int64(), codegen
-
-    address.cache_key = f"symbol {name}"
-    return address

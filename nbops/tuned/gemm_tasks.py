@@ -28,7 +28,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbops.compiler import FLAGS
-from nbops.frame import CORE, WIDTH, item_offset
+from nbops.frame import CORE, WIDTH, WORKERS, item_offset
 from nbops.targets.tasks import FRAME, call_task, frame_pointer
 from nbops.tuned.gemm_arguments import (
     A_OPERAND,
@@ -86,16 +86,6 @@ def batch_address() -> int:
 def launcher_address() -> int:
     """The address of `launch`."""
     raise NotImplementedError
-
-
-def count_threads() -> int:
-    """How many threads Numba has for this one's parallel loops."""
-    raise NotImplementedError
-
-
-def one() -> int:
-    """What `count_threads` is on a machine without threads."""
-    return 1
 
 
 def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
@@ -185,7 +175,7 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     if 2 * words[N] <= words[NR] and words[N] < words[M]:
         transpose(words)  # few columns would leave most of each tile idle
     frame = frame_pointer(words[FRAME_ADDRESS])
-    workers = count_threads() if words[PARALLEL] != 0 else 1
+    workers = max(1, frame[WORKERS]) if words[PARALLEL] != 0 else 1
     m, n, mr, nr = words[M], words[N], words[MR], words[NR]
     grid = grid_columns((m + mr - 1) // mr, (n + nr - 1) // nr, workers)
     words[GRID], words[ROWS], words[COLUMNS] = grid, share(m, workers // grid, mr), share(n, grid, nr)

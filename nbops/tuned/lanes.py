@@ -23,7 +23,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 
 from nbops.compiler import FLAGS
 from nbops.tuned.pointers import WORD
@@ -43,6 +42,8 @@ def new_lanes(typingctx: Any, value: Any) -> Any:
     result = types.Array(value, 1, "C")
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        from numba.np.arrayobj import populate_array  # takes long, and only compiling needs it
+
         element = context.get_data_type(value)
         place = cgutils.alloca_once(builder, ir.ArrayType(element, LANES))
         copies = broadcast(builder, arguments[0], ir.VectorType(element, LANES))

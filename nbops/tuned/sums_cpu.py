@@ -27,7 +27,7 @@ def _same(x: Any) -> Any:
     return x
 
 
-@compiled_as({types.float32: _double, None: _same})
+@compiled_as({types.float32: _double, None: _same}, portable=True)
 def wide(x: Any) -> Any:
     """A number in the type that its type is summed in: float64 for float32, else its own."""
     return np.float64(x) if type(x) is np.float32 else x

@@ -30,16 +30,23 @@ class Twin:
     compiled : function or dict
         Takes its place in compiled code: plain Python too, which may call functions compiled by Numba. A
         dict has a function for each of some Numba types of the first argument, and one under None for others.
+    portable : bool
+        Whether `compiled` suits a GPU too; there `plain` is compiled otherwise.
 
     Attributes
     ----------
+    portable : dict
+        What is compiled for a GPU, by the Numba type of the first argument.
     cache_key : str
         What stands for the helper in the digest of a loop that calls it; see `nbops.compiler`.
     """
 
-    def __init__(self, plain: Source, compiled: Source | Mapping[Any, Source]) -> None:
+    def __init__(
+        self, plain: Source, compiled: Source | Mapping[Any, Source], portable: bool = False
+    ) -> None:
         sources = compiled if isinstance(compiled, Mapping) else {None: compiled}
         self.plain = plain
+        self.portable = sources if portable else {None: plain}
         self.__name__ = plain.__name__
         self.__doc__ = plain.__doc__
         self.cache_key = f"twin {[_digest(source) for source in (plain, *sources.values())]}"
@@ -58,6 +65,6 @@ def _digest(source: Source) -> str:
     return compiler.digest(source)
 
 
-def compiled_as(compiled: Source | Mapping[Any, Source]) -> Callable[[Source], Twin]:
+def compiled_as(compiled: Source | Mapping[Any, Source], portable: bool = False) -> Callable[[Source], Twin]:
     """A decorator for a helper that has another source for compiled code; see `Twin`."""
-    return lambda plain: Twin(plain, compiled)
+    return lambda plain: Twin(plain, compiled, portable)

@@ -1,0 +1,67 @@
+"""The ladder as a picture: every rung's rate over the size of the work, below the roofline, by matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbops import ceilings
+from nbops.op import registry
+
+if TYPE_CHECKING:
+    from nbops.ladder import Ladder
+
+__all__ = ["save"]
+
+#: Halvings of every axis, smallest size first.
+HALVINGS = (6, 5, 4, 3, 2, 1, 0)
+#: Calm, told apart by those who don't see every colour; from slow to fast.
+COLOURS = {"interpreted": "#8c8c8c", "serial": "#0072b2", "parallel": "#e69f00", "tuned": "#009e73"}
+
+
+def save(steps: Ladder, file: str | Path, seconds: float) -> None:
+    """Measure the rungs over sizes and save the picture."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # without pyplot: no window, no state
+
+    from nbops.ladder import INTERPRETED_STEPS, operands_of, shrunk, ways, work
+
+    op, dtype = registry[steps.op], steps.dtype
+    limits = ceilings.measure(dtype)
+    by_memory = steps.unit == "GB/s"
+    sizes = list(dict.fromkeys(shrunk(steps.shapes, times) for times in HALVINGS))
+    totals = {shapes: work(op, shapes, dtype) for shapes in sizes}
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, run, full in ways(op):
+        points = []
+        for shapes in sizes:
+            flops, moved = totals[shapes]
+            if not full and flops > 2 * INTERPRETED_STEPS:
+                continue
+            values = operands_of(op, shapes, dtype)
+            result = op.as_written()(*values, target="serial")
+            out = tuple(map(np.empty_like, result)) if isinstance(result, tuple) else np.empty_like(result)
+            taken = ceilings.best_seconds(lambda: run(*values, out=out), seconds)  # noqa: B023
+            points.append((moved if by_memory else flops, (moved if by_memory else flops) / taken / 1e9))
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, "o-", color=COLOURS[name], label=name, linewidth=2, markersize=5)
+    amounts = [totals[shapes][1 if by_memory else 0] for shapes in sizes]
+    roof = [
+        amount / limits.seconds(*totals[shapes]) / 1e9 for shapes, amount in zip(sizes, amounts, strict=True)
+    ]
+    axes.plot(amounts, roof, "--", color="black", linewidth=1.5, label="roofline (measured)")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="bytes moved per call" if by_memory else "floating-point operations per call",
+        ylabel=steps.unit,
+        title=f"{steps.title}: the ladder",
+    )
+    axes.grid(which="major", color="#dddddd")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with mpl.rc_context({"svg.hashsalt": "nbops"}):
+        figure.savefig(file, dpi=150)
