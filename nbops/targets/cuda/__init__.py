@@ -1,0 +1,152 @@
+"""The CUDA target: loops and tuned kernels on a GPU, or on the emulator that executes their PTX.
+
+============ ==================================================================================
+toolchain    the only module that imports ``numba.cuda``; Python function -> PTX -> cubin
+words        what a kernel is given: words of the frame, by name
+kernels      `CudaKernel`: a function and the words that it takes; `Call`, `Launch` and `Plan`, the
+             hook for tuned kernels
+loops        an op's own loop as a kernel: prange -> blocks, lanes -> threads
+devices      where a kernel runs: the CUDA driver, or the emulator
+driver       NVIDIA's driver, through ctypes
+execution    a call: operands there, a plan, launches, results back
+residence    arrays that are on the GPU already: CuPy's, PyTorch's, Numba's
+costs        what a call costs there, for the dispatcher
+============ ==================================================================================
+
+**A kernel's arguments** are words of the frame (see `nbops.frame`), each an int64. A kernel names those that
+it wants, as its parameters; `words.places` says where each stands. Launching it is copying those words. So
+one frame serves the CPU's tasks, a launch from Python, and a launch from machine code, which passes the
+driver pointers to them.
+
+**A tuned kernel** takes the place of an op's loop::
+
+    matmul.tune(cuda="nbops.tuned.cuda.gemm:plan")
+
+names a function ``plan(call: Call) -> Plan | None``, imported when the target is first used. It looks at the
+call (dtypes, sizes, strides, compute capability) and says which kernels to launch, with which grid, block and
+shared memory; None leaves the call to the loop. See `nbops.targets.cuda.kernels`.
+
+Nothing but this file is imported before a CUDA target is asked for, or a GPU is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbops.dispatch import Work
+
+__all__ = [
+    "TARGETS",
+    "available",
+    "calibrate",
+    "call_on_device_arrays",
+    "default_device",
+    "is_device_array",
+    "new_device",
+    "predicted_microseconds",
+    "require",
+    "run_on_copies",
+]
+
+TARGETS = ("cuda", "cuda-emulator")
+
+INSTALL = "run `pip install nbops[cuda13]`, or nbops[cuda12] for a driver older than version 580"
+
+
+def available() -> bool:
+    """Whether a loop can run on a GPU here; asked once, and cheap where there is no driver."""
+    return not _missing("cuda")
+
+
+def require(target: str) -> None:
+    """Raise unless a CUDA target can be used here.
+
+    Parameters
+    ----------
+    target : {"cuda", "cuda-emulator"}
+
+    Raises
+    ------
+    RuntimeError
+        That says what is missing and how to get it.
+    """
+    missing = _missing(target)
+    if missing:
+        raise RuntimeError(f"target {target!r} was asked for, but {missing}")
+
+
+@functools.cache
+def _missing(target: str) -> str:
+    """What stands in the way of a target; empty if nothing does."""
+    if target == "cuda":
+        from nbops.targets.cuda import driver
+
+        missing = driver.missing()
+        if missing:
+            return f"{missing}; use target 'cuda-emulator' to run CUDA kernels on the CPU, or 'auto'"
+    from nbops.targets.cuda import toolchain
+
+    failure = toolchain.failure()
+    if failure is None:
+        return ""
+    return f"numba-cuda can't compile here ({failure}); {INSTALL}"
+
+
+def new_device(target: str, compute_capability: tuple[int, int] | None = None) -> Any:
+    """A device for a block of calls: the current GPU, or an emulated one with counters of its own."""
+    from nbops.targets.cuda import devices
+
+    return devices.new_device(target, compute_capability)
+
+
+def default_device(target: str) -> Any:
+    """The device of calls that name a target only: the current GPU, or the process's emulated one."""
+    from nbops.targets.cuda import devices
+
+    return devices.default_device(target)
+
+
+def run_on_copies(op: Any, operands: Any, dtypes: Any, target: str) -> None:
+    """Run an op on NumPy arrays, on the device in force."""
+    from nbops.dispatch import settings
+    from nbops.targets.cuda import execution
+
+    execution.run_on_copies(op.kernel, operands, dtypes, settings().device or default_device(target))
+
+
+def calibrate() -> dict[str, Any]:
+    """Measure the GPU's figures for the dispatcher and use them from now on."""
+    from nbops.targets.cuda import costs
+
+    result = costs.measure(default_device("cuda"), "cuda")
+    _costs.cache_clear()
+    return result
+
+
+def predicted_microseconds(work: Work) -> float:
+    """What a call on NumPy arrays should take on the GPU, copies included; infinite where it has no room."""
+    if work.bytes > default_device("cuda").free_bytes():
+        return math.inf
+    return float(_costs().microseconds(work))
+
+
+@functools.cache
+def _costs() -> Any:
+    from nbops.targets.cuda import costs
+
+    return costs.known(default_device("cuda").name)
+
+
+def is_device_array(value: Any) -> bool:
+    """Whether a value is an array on a GPU."""
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def call_on_device_arrays(op: Any, operands: Any, out: Any, axes: Any, target: str | None) -> Any:
+    """Run an op on arrays that are on the GPU; see `nbops.targets.cuda.residence`."""
+    from nbops.targets.cuda import residence
+
+    return residence.call(op, operands, out, axes, target)

@@ -1,0 +1,283 @@
+"""Arrays that are on the GPU already: CuPy's, PyTorch's, Numba's, or any with ``__cuda_array_interface__``.
+
+They go in without a copy, and the result is an array of the caller's kind, made by the caller's library. Work
+is put on the stream that the library calls current, so it is in order with the caller's own.
+
+Inside, an array is a NumPy array *of the device's address*: shapes, strides and the frame are computed from
+it as for any other, and nothing here reads or writes an element.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from nbops import dispatch, frame
+from nbops.dtypes import check_real
+from nbops.kernel import Kernel
+from nbops.signature import Signature
+from nbops.targets.cuda import devices
+from nbops.targets.cuda.devices import Device
+from nbops.targets.cuda.execution import allocated, launch_frame
+
+if TYPE_CHECKING:
+    from nbops.execution import Axes
+    from nbops.op import Op
+
+__all__ = ["LIBRARIES", "Library", "call"]
+
+
+class Library(Protocol):
+    """What a library of arrays is asked for."""
+
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """A new array on the device of `like`."""
+
+    def stream(self, like: Any) -> int | None:
+        """The current stream, as the driver's handle; None where the library has none."""
+
+
+class _CuPy:
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return sys.modules["cupy"].empty(shape, dtype)
+
+    def stream(self, like: Any) -> int | None:
+        return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
+
+
+class _Torch:
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, dtype.name), device=like.device)
+
+    def stream(self, like: Any) -> int | None:
+        return int(sys.modules["torch"].cuda.current_stream(like.device).cuda_stream)
+
+
+class _Numba:
+    """Also for arrays of libraries that are not known here, which get Numba's device arrays back."""
+
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        from nbops.targets.cuda.toolchain import cuda
+
+        return cuda.device_array(shape, dtype)
+
+    def stream(self, like: Any) -> int | None:
+        return None
+
+
+#: By the name of the package that an array's type comes from.
+LIBRARIES: dict[str, Library] = {"cupy": _CuPy(), "torch": _Torch(), "numba": _Numba()}
+
+
+def _library(x: Any) -> Library:
+    return LIBRARIES.get(type(x).__module__.split(".")[0], LIBRARIES["numba"])
+
+
+def _interface(x: Any) -> dict[str, Any]:
+    """The array's ``__cuda_array_interface__``."""
+    if getattr(x, "requires_grad", False):  # PyTorch refuses the interface then
+        x = x.detach()
+    described: dict[str, Any] = x.__cuda_array_interface__
+    return described
+
+
+class _Address:
+    """Memory that NumPy is told of and never touches."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], strides: Any, typestr: str) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": typestr,
+            "strides": strides,
+            "data": (address, False),
+        }
+
+
+def _array_at(address: int, shape: tuple[int, ...], strides: Any, dtype: np.dtype[Any]) -> np.ndarray:
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.asarray(_Address(address, shape, strides, dtype.str))
+
+
+def _describe(x: Any, name: str, argument: str) -> np.ndarray:
+    """A device array as an array of the device's address."""
+    interface = _interface(x)
+    if interface.get("mask") is not None:
+        raise TypeError(f"{name}: {argument} has a mask, which would be ignored; pass it without")
+    dtype = np.dtype(interface["typestr"])
+    check_real(dtype, name, argument)
+    shape = tuple(interface["shape"])
+    return _array_at(interface["data"][0], shape, interface.get("strides"), dtype)
+
+
+def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: str | None) -> Any:
+    """Run an op on device arrays and numbers.
+
+    Raises
+    ------
+    TypeError
+        For arrays on both sides, and as for NumPy arrays.
+    RuntimeError
+        Where a target of the CPU was asked for.
+    """
+    from nbops import execution
+    from nbops.targets.cuda import is_device_array
+
+    first = next(x for x in operands if is_device_array(x))
+    _check_residence(op, operands, first)
+    if target not in (None, "auto", "cuda", "cuda-emulator"):
+        raise RuntimeError(f"{op.name}: target={target!r}, but the operands are on the GPU; copy them first")
+    dispatch.decide_device_array(op.name, type(first).__name__)
+    device = dispatch.settings().device or devices.default_device("cuda")
+    library = _library(first)
+    stream = _stream(library, first, operands, device)
+    values = [
+        _describe(x, op.name, argument) if is_device_array(x) else x
+        for x, argument in zip(operands, op.arguments, strict=True)
+    ]
+    loop_dtypes, result_dtypes = op.types.resolve([_shapeless(x) for x in values], op.name, op.arguments)
+    with ExitStack() as stack:
+        convert = functools.partial(_converted, device=device, stream=stream, stack=stack)
+        inputs = [convert(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
+        places = None if axes is None else execution.normalize_axes(op, axes)
+        if places:
+            execution.check_axes(op, inputs, places)
+            inputs = [execution.core_axes_last(x, own) for x, own in zip(inputs, places, strict=False)]
+        geometry, shapes = execution.infer(op, inputs)
+        if places:
+            own_places = places[op.n_inputs :]
+            shapes = [execution.shape_back(s, own) for s, own in zip(shapes, own_places, strict=True)]
+        results = _results(op, out, library, first, shapes, result_dtypes)
+        outputs = [_describe(x, op.name, "out") for x in results]
+        buffers = [
+            x if x.dtype == dtype else _temporary(x.shape, dtype, device, stream, stack)
+            for x, dtype in zip(outputs, loop_dtypes[op.n_inputs :], strict=True)
+        ]
+        placed = buffers
+        if places:
+            own_places = places[op.n_inputs :]
+            placed = [execution.core_axes_last(x, own) for x, own in zip(buffers, own_places, strict=True)]
+        for row, x in zip(geometry, [*inputs, *placed], strict=True):
+            frame.describe(row, x)
+        table = frame.new_frame(len(geometry))
+        frame.build_frame(op.signature.table, geometry, table)
+        launch_frame(op.kernel, table, tuple(loop_dtypes), device, stream)
+        for x, buffer in zip(outputs, buffers, strict=True):
+            if buffer is not x:
+                _convert(buffer, x, device, stream)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _shapeless(x: Any) -> Any:
+    """A value for the dtype rules, which may look at it: an array of zeros of the same dtype."""
+    return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, np.ndarray) else x
+
+
+def _check_residence(op: Op, operands: Sequence[Any], first: Any) -> None:
+    from nbops.targets.cuda import is_device_array
+
+    for x, argument in zip(operands, op.arguments, strict=True):
+        if not is_device_array(x) and not isinstance(x, int | float | np.generic):
+            kind = type(first).__module__.split(".")[0]
+            there = {"cupy": "cupy.asarray(x)", "torch": "torch.as_tensor(x, device='cuda')"}.get(
+                kind, "numba.cuda.to_device(x)"
+            )
+            raise TypeError(
+                f"{op.name}: {argument} is a {type(x).__name__} on the CPU, but another operand is a "
+                f"{type(first).__name__} on the GPU; nothing is copied silently: pass {there} for it, or "
+                "copy the other one to the CPU"
+            )
+
+
+def _stream(library: Library, first: Any, operands: Sequence[Any], device: Device) -> int:
+    """The stream to work on; waits for operands that were produced on another one."""
+    from nbops.targets.cuda import is_device_array
+
+    current = library.stream(first)
+    produced = [_interface(x).get("stream") for x in operands if is_device_array(x)]
+    if current is None:
+        current = next((int(s) for s in produced if s is not None), 0)
+    for other in {int(s) for s in produced if s is not None} - {current}:
+        device.synchronize(other)
+    return current
+
+
+def _results(
+    op: Op,
+    out: Any,
+    library: Library,
+    first: Any,
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[np.dtype[Any]],
+) -> list[Any]:
+    """Arrays for the results: new ones, or the caller's."""
+    from nbops.targets.cuda import is_device_array
+
+    if out is None:
+        return [library.empty(first, shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    given = list(out) if isinstance(out, tuple) else [out]
+    if len(given) != len(shapes):
+        raise ValueError(f"{op.name}: out has {len(given)} arrays; expected {len(shapes)}")
+    for x, shape, dtype in zip(given, shapes, dtypes, strict=True):
+        if not is_device_array(x):
+            raise TypeError(f"{op.name}: out is a {type(x).__name__}; expected an array on the GPU")
+        own = _describe(x, op.name, "out")
+        if own.shape != shape or own.dtype != dtype:
+            raise ValueError(
+                f"{op.name}: out is {own.shape} in {own.dtype}; the result is {shape} in {dtype}"
+            )
+        if _interface(x)["data"][1]:
+            raise ValueError(f"{op.name}: out is read-only")
+    return given
+
+
+# ---- conversions, on the device -----------------------------------------------------------------------
+
+
+def _temporary(
+    shape: tuple[int, ...], dtype: np.dtype[Any], device: Device, stream: int, stack: ExitStack
+) -> np.ndarray:
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return _array_at(stack.enter_context(allocated(device, size, stream)), shape, None, dtype)
+
+
+def _converted(x: Any, dtype: np.dtype[Any], device: Device, stream: int, stack: ExitStack) -> np.ndarray:
+    """An operand in the loop's dtype; numbers move to the device."""
+    if not isinstance(x, np.ndarray):
+        number = np.asarray(x, dtype)
+        place = _temporary((), dtype, device, stream, stack)
+        device.write(place.__array_interface__["data"][0], number.reshape(1))
+        return place
+    if x.dtype == dtype:
+        return x
+    result = _temporary(x.shape, dtype, device, stream, stack)
+    _convert(x, result, device, stream)
+    return result
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+@functools.cache
+def _conversion() -> Kernel:
+    from nbops.ops import nests
+
+    return Kernel(nests.unary, Signature(((),), ((),)), "convert", formula=_same)
+
+
+def _convert(source: np.ndarray, result: np.ndarray, device: Device, stream: int) -> None:
+    kernel = _conversion()
+    geometry = frame.new_geometry(2)
+    table = frame.new_frame(2)
+    frame.describe(geometry[0], source)
+    frame.describe(geometry[1], result)
+    frame.build_frame(kernel.signature.table, geometry, table)
+    launch_frame(kernel, table, (source.dtype, result.dtype), device, stream)

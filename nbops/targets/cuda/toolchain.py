@@ -1,0 +1,221 @@
+"""Python function -> PTX -> cubin. The only module that imports ``numba.cuda``.
+
+Nothing here needs a driver or a GPU: the compute capability is given, so kernels compile, and can be examined
+and emulated, on any machine where the compiler's wheels are installed.
+
+``from numba import cuda`` fails in more ways than with an ImportError: a bare ``numba-cuda`` without NVIDIA's
+wheels, a toolkit of another version. It is tried once, here; `FAILURE` keeps what went wrong.
+
+A tuned kernel's module gets ``cuda``, ``types`` and ``intrinsic`` from here.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numba
+from numba.np.numpy_support import from_dtype
+
+from nbops import calibration, compiler
+
+if TYPE_CHECKING:
+    from nbops.targets.cuda.kernels import CudaKernel
+
+__all__ = [
+    "FAILURE",
+    "array_type",
+    "compile_cubin",
+    "compile_ptx",
+    "cuda",
+    "device_function",
+    "failure",
+    "intrinsic",
+    "populate_array",
+    "types",
+]
+
+FAILURE: Exception | None = None
+cuda: Any = None
+types: Any = None
+intrinsic: Any = None
+populate_array: Any = None
+
+try:
+    from numba import cuda as _cuda
+    from numba import types as _types
+    from numba.cuda.extending import intrinsic as _intrinsic
+
+    try:  # numba-cuda has its own
+        from numba.cuda.np.arrayobj import populate_array as _populate_array
+    except ImportError:
+        from numba.np.arrayobj import populate_array as _populate_array
+except Exception as error:  # whatever a half-installed toolchain raises; see the docstring
+    FAILURE = error
+else:
+    cuda, types, intrinsic, populate_array = _cuda, _types, _intrinsic, _populate_array
+
+_compiling = threading.RLock()
+
+
+def device_function(function: Any) -> Any:
+    """A helper that kernels call, inlined into them; its lines are in their PTX."""
+    compiled = cuda.jit(device=True, forceinline=True, lineinfo=True)(function)
+    compiled.cache_key = compiler.digest(function)  # what stands for it in its callers' digests
+    return compiled
+
+
+def array_type(dtype: Any, rank: int, order: str, readonly: bool) -> Any:
+    """The type of a kernel's view of an operand."""
+    return types.Array(from_dtype(dtype), rank, order, readonly)
+
+
+def compile_ptx(kernel: CudaKernel, compute_capability: tuple[int, int]) -> tuple[str, str]:
+    """A kernel's PTX, with line numbers, and the name of its entry."""
+    n = len(kernel.parameters)
+    arguments = (types.UniTuple(types.int64, n),) if kernel.takes_tuple else (types.int64,) * n
+    return _compile(kernel, arguments, compute_capability)
+
+
+@functools.cache
+def failure() -> str | None:
+    """Why kernels can't be compiled here, or None where they can; compiles a small one to find out."""
+    if FAILURE is not None:
+        return _in_one_line(FAILURE)
+    from nbops.targets.cuda.kernels import CudaKernel
+
+    try:
+        compile_ptx(CudaKernel(_nothing), (9, 0))
+    except Exception as error:  # a missing or another NVVM, libdevice, …: each raises its own kind
+        return _in_one_line(error)
+    return None
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+class _Device(NamedTuple):
+    """What numba.cuda asks a device for while it compiles."""
+
+    compute_capability: tuple[int, int]
+
+
+@contextmanager
+def _without_driver(compute_capability: tuple[int, int]) -> Iterator[None]:
+    """Let numba.cuda compile device functions where there is no device.
+
+    It compiles a kernel for the compute capability that it is told, but asks the current device for that of
+    the functions that the kernel calls.
+    """
+    module: Any = sys.modules[cuda.jit(device=True)(_nothing).__class__.__module__]
+    asked = module.get_current_device
+    module.get_current_device = lambda: _Device(compute_capability)
+    try:
+        yield
+    finally:
+        module.get_current_device = asked
+
+
+@contextmanager
+def _lines_only() -> Iterator[None]:
+    """Keep numba.cuda from describing variables to a debugger where only line numbers are wanted.
+
+    They serve nobody then, and NVVM fails on some kernels that have them: "Symbol name with unsupported
+    characters", for compute capabilities before 10.0.
+    """
+    builder: Any = getattr(sys.modules.get("numba.cuda.debuginfo"), "CUDADIBuilder", None)
+    names = [name for name in ("mark_variable", "update_variable") if name in vars(builder or object)]
+    described = {name: getattr(builder, name) for name in names}
+    for name in names:
+        setattr(builder, name, lambda *arguments, **options: None)
+    try:
+        yield
+    finally:
+        for name, method in described.items():
+            setattr(builder, name, method)
+
+
+def _nothing() -> None:
+    pass
+
+
+@functools.cache
+def _compile(kernel: CudaKernel, arguments: Any, compute_capability: tuple[int, int]) -> tuple[str, str]:
+    place = _cache_folder() / "{}-{}.{}.ptx".format(kernel.digest, *compute_capability)
+    try:
+        ptx = place.read_text()
+    except OSError:
+        ptx = _compile_now(kernel, arguments, compute_capability)
+        _keep(place, ptx)
+    entry = ptx.split(".entry", 1)[1].split("(", 1)[0].strip()
+    return ptx, entry
+
+
+def _compile_now(kernel: CudaKernel, arguments: Any, compute_capability: tuple[int, int]) -> str:
+    bounds = {} if kernel.max_threads is None else {"launch_bounds": kernel.max_threads}
+    with _compiling, _without_driver(compute_capability), _lines_only(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ptx, _ = cuda.compile(
+            kernel.function,
+            types.void(*arguments),
+            cc=compute_capability,
+            device=False,
+            abi="numba",
+            lineinfo=True,
+            **bounds,
+        )
+    return str(ptx)
+
+
+@functools.cache
+def _cache_folder() -> Path:
+    """Where PTX is kept: a kernel's digest is that of its code, and the folder's that of the compiler."""
+    versions = [numba.__version__, getattr(sys.modules.get("numba_cuda"), "__version__", "")]
+    wheels = "numba-cuda", "nvidia-nvvm", "nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12"
+    versions += [f"{wheel.name} {wheel.version}" for wheel in _distributions(*wheels)]
+    digest = hashlib.sha256(repr(versions).encode()).hexdigest()[:12]
+    return calibration.file().parent / "cuda" / digest
+
+
+def _distributions(*names: str) -> Iterator[Any]:
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            yield metadata.distribution(name)
+
+
+def _keep(place: Path, text: str) -> None:
+    """Write a file so that no other process sees half of it; a folder that can't be written is no error."""
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_suffix(f".{os.getpid()}")
+        temporary.write_text(text)
+        temporary.replace(place)
+
+
+@functools.cache
+def compile_cubin(ptx: str, compute_capability: tuple[int, int]) -> bytes:
+    """The machine code for PTX, by nvJitLink: no toolkit, no driver."""
+    from cuda.bindings import nvjitlink
+
+    architecture = "sm_{}{}".format(*compute_capability)
+    handle = nvjitlink.create(2, [f"-arch={architecture}", "-lineinfo"])
+    try:
+        code = ptx.encode() + b"\0"
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "kernel")
+        nvjitlink.complete(handle)
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin)

@@ -1,0 +1,317 @@
+"""The target around the kernels: what is missing, device arrays, the driver, the dispatcher, tuned ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nbops
+from nbops import dispatch
+from nbops.kernel import Kernel
+from nbops.targets import cuda
+from nbops.targets.cuda import costs, devices, execution, kernels, residence, toolchain
+from nbops.targets.cuda.driver import Driver, Gpu
+from tests.targets.cuda import FakeArray, FakeDriverLibrary, FakeLibrary, needs_compiler
+
+pytestmark = needs_compiler
+
+
+# ---- what is missing: each in a process of its own ------------------------------------------------------
+
+BLOCK = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba.cuda" or name.startswith("numba.cuda."):
+            raise {error}
+sys.meta_path.insert(0, Blocker())
+"""
+ASK = """
+import numpy as np, nbops
+assert "numba.cuda" not in sys.modules
+for target in {targets}:
+    try:
+        with nbops.use(target):
+            pass
+    except RuntimeError as error:
+        print(error)
+    else:
+        raise AssertionError("it did not raise")
+x = np.ones((600, 600), "float32")
+nbops.matmul(x, x)
+assert nbops.last_decision().target in ("serial", "parallel"), nbops.last_decision()
+"""
+
+
+@pytest.mark.parametrize("error", ["ImportError('none')", "OSError('libnvvm.so not found')"])
+def test_without_numba_cuda_or_with_a_bare_one(run_python: Any, error: str) -> None:
+    """A bare numba-cuda fails with errors of its own, which are not ImportErrors."""
+    script = BLOCK.format(error=error) + ASK.format(targets=["cuda-emulator"])
+    done = run_python(script)
+    assert "pip install nbops[cuda13]" in done.stdout
+    assert done.stderr == ""
+
+
+def test_without_a_driver(run_python: Any) -> None:
+    if cuda.available():
+        pytest.skip("this machine has a GPU")
+    done = run_python("import sys" + ASK.format(targets=["cuda"]))
+    assert "nvidia-smi" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_wrong_compute_capability_says_so() -> None:
+    with pytest.raises(ValueError, match="expected one such as"):
+        devices.parse_compute_capability("ampere")
+    with pytest.raises(ValueError, match="goes with 'cuda-emulator'"), nbops.use(compute_capability=(9, 0)):
+        pass
+
+
+# ---- device arrays --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
+    made = FakeLibrary()
+    monkeypatch.setitem(residence.LIBRARIES, "tests", made)
+    return made
+
+
+def on(gpu: Any, array: Any, dtype: Any = np.float32) -> FakeArray:
+    array = np.asarray(array, dtype)
+    return FakeArray(gpu, array.shape, array.dtype).fill(array)
+
+
+def test_device_arrays_come_back_as_the_callers_kind_on_its_stream(
+    library: FakeLibrary, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = rng.random((5, 7), np.float32), rng.random((7, 3), np.float32)
+    with nbops.use("cuda-emulator") as gpu:
+        x, y = on(gpu, a), on(gpu, b)
+        with monkeypatch.context() as patch:  # nothing is copied to or from the CPU
+            patch.setattr(gpu, "write", None)
+            patch.setattr(gpu, "read", None)
+            result = nbops.matmul(x, y)
+        decision = nbops.last_decision()
+        assert isinstance(result, FakeArray)
+        np.testing.assert_allclose(result.get(), a @ b, rtol=1e-5)
+        assert set(gpu.streams) == {library.current}
+    assert decision is not None
+    assert (decision.target, decision.rule) == ("cuda", "a device array")
+
+
+def test_device_arrays_with_numbers_views_axes_out_and_other_dtypes(library: FakeLibrary) -> None:
+    a = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
+    with nbops.use("cuda-emulator") as gpu:
+        x = on(gpu, a)
+        np.testing.assert_array_equal(nbops.multiply(x, 2).get(), 2 * a)
+        np.testing.assert_array_equal(nbops.relu(x.transposed).get(), np.maximum(a.T, 0))
+        by_column = nbops.matmul(x, x, axes=[(-1, -2), (-2, -1), (-2, -1)])
+        np.testing.assert_array_equal(by_column.get(), a.T @ a)
+        half = on(gpu, a, np.float16)
+        assert nbops.add(half, half).get().dtype == np.float16
+        np.testing.assert_array_equal(nbops.add(half, half).get(), (2 * a).astype(np.float16))
+        np.testing.assert_array_equal(nbops.add(on(gpu, a, np.int32), x).get(), 2.0 * a)
+        out = FakeArray(gpu, (3, 4), np.float32)
+        assert nbops.relu(x, out=out) is out
+        np.testing.assert_array_equal(out.get(), np.maximum(a, 0))
+        assert nbops.relu(FakeArray(gpu, (0, 4), np.float32)).get().shape == (0, 4)
+
+
+def test_a_stream_that_produced_an_operand_is_waited_for(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    with nbops.use("cuda-emulator") as gpu:
+        x = on(gpu, np.ones(3))
+        x.stream = 5
+        monkeypatch.setattr(gpu, "synchronize", waited.append)
+        nbops.relu(x)
+    assert 5 in waited
+
+
+def test_mixed_residence_says_how_to_fix_it(library: FakeLibrary) -> None:
+    with nbops.use("cuda-emulator") as gpu:
+        x = on(gpu, np.ones(3))
+        with pytest.raises(TypeError, match=r"add: y is a ndarray on the CPU.*nothing is copied silently"):
+            nbops.add(x, np.ones(3, np.float32))
+        with pytest.raises(TypeError, match="out is a ndarray; expected an array on the GPU"):
+            nbops.relu(x, out=np.ones(3, np.float32))
+        with pytest.raises(ValueError, match="out is"):
+            nbops.relu(x, out=on(gpu, np.ones(4)))
+    with nbops.use("serial"), pytest.raises(RuntimeError, match="operands are on the GPU"):
+        nbops.relu(x)
+
+
+# ---- the driver -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[Gpu, FakeDriverLibrary]:
+    """A GPU whose driver is the emulator, in place of this machine's."""
+    library = FakeDriverLibrary()
+    gpu = Gpu(Driver(library), 0)
+    monkeypatch.setattr(toolchain, "compile_cubin", lambda ptx, cc: ptx.encode())
+    monkeypatch.setattr(cuda, "available", lambda: True)
+    monkeypatch.setattr(cuda, "require", lambda target: None)
+    monkeypatch.setattr(devices, "default_device", lambda target: gpu)
+    monkeypatch.setattr(cuda, "_costs", lambda: costs.SHIPPED)
+    return gpu, library
+
+
+def test_a_call_through_the_driver(fake_gpu: Any, rng: np.random.Generator) -> None:
+    gpu, library = fake_gpu
+    a, b = rng.random((5, 7), np.float32), rng.random((7, 3), np.float32)
+    with nbops.use("cuda") as device:
+        assert device is gpu
+        np.testing.assert_allclose(nbops.matmul(a, b), a @ b, rtol=1e-5)
+        np.testing.assert_allclose(nbops.matmul(a, b), a @ b, rtol=1e-5)
+    assert library.calls.count("cuModuleLoadData") == 1
+    assert library.calls.count("cuLaunchKernel") == 2
+    assert library.calls.count("cuMemAlloc_v2") == 3  # the second call takes what the first one freed
+    assert library.context_depth == 0
+    assert "matmul" in gpu.report()
+
+
+def test_what_is_kept_goes_back_when_there_is_no_room(fake_gpu: Any) -> None:
+    gpu, library = fake_gpu
+    library.room = 4096
+    gpu.free(gpu.allocate(1024))
+    assert gpu.free_bytes() == 4096
+    assert gpu.allocate(4096)
+    assert library.calls.count("cuMemFree_v2") == 1
+    with pytest.raises(MemoryError):
+        gpu.allocate(4096)
+
+
+def test_an_error_of_the_driver_is_named(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, library = fake_gpu
+    monkeypatch.setattr(library.cuStreamSynchronize, "call", lambda stream: 719)
+    with pytest.raises(RuntimeError, match="cuStreamSynchronize failed with error 719"):
+        gpu.synchronize(0)
+
+
+# ---- the dispatcher ---------------------------------------------------------------------------------------
+
+
+def work(nanoseconds: float, nbytes: int) -> dispatch.Work:
+    return dispatch.Work(items=1000, steps=int(nanoseconds), bytes=nbytes, step_nanoseconds=1.0)
+
+
+def test_the_gpu_is_chosen_where_the_copy_pays(fake_gpu: Any) -> None:
+    assert dispatch.choose(work(1e10, 1000)).rule == "worth the copy"
+    assert dispatch.choose(work(1e10, 1000)).target == "cuda"
+    assert dispatch.choose(work(1e10, 1000), "cpu").target in ("serial", "parallel")
+    assert dispatch.choose(work(1e5, 2**29)).target != "cuda"
+    assert dispatch.choose(work(100, 100)).rule == "small"
+    assert dispatch.choose(work(1e10, 2**40)).target != "cuda", "it has no room"
+    assert "cuda" in str(nbops.explain(nbops.add, np.ones(10), np.ones(10)))
+
+
+def test_without_a_gpu_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "available", lambda: False)
+    assert dispatch.choose(work(1e10, 1000)).target in ("serial", "parallel")
+
+
+def test_without_room_the_cpu_runs_the_call_and_says_so_once(
+    fake_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, library = fake_gpu
+    library.room = 100
+    monkeypatch.setattr(dispatch, "_warned", set())
+    x = np.ones(1000, np.float32)
+    with nbops.use("cuda"):
+        with pytest.warns(RuntimeWarning, match="no room"):
+            np.testing.assert_array_equal(nbops.add(x, x), x + x)
+        decision = nbops.last_decision()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            nbops.add(x, x)
+    assert decision is not None
+    assert decision.rule == "out of memory"
+    assert decision.target in ("serial", "parallel")
+    with nbops.use("cuda", strict=True), pytest.raises(MemoryError, match="strict"):
+        nbops.add(x, x)
+
+
+def test_calibration_measures_and_keeps(
+    fake_gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    gpu, _ = fake_gpu
+    assert costs.known("another GPU") == costs.SHIPPED
+    monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))
+    measured = costs.measure(gpu, "cuda", size=8, nbytes=4096)
+    kept = costs.known(gpu.name)
+    assert dataclasses.asdict(kept) == {key: value for key, value in measured.items() if key != "device"}
+    assert kept.launch_microseconds > 0
+    assert kept.cores > 0
+
+
+# ---- tuned kernels --------------------------------------------------------------------------------------
+
+
+def test_a_plan_takes_the_place_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def plan(call: kernels.Call) -> kernels.Plan | None:
+        seen.append(
+            (call["m"], call["n"], call["a_m"], call.batch_rank, call.layout, call.compute_capability)
+        )
+        return None
+
+    monkeypatch.setattr(nbops.matvec.kernel, "cuda_planner", plan)
+    with nbops.use("cuda-emulator", compute_capability=(8, 0)):
+        result = nbops.matvec(np.ones((3, 4), np.float32), np.ones(4, np.float32))
+    np.testing.assert_array_equal(result, [4, 4, 4])
+    assert seen == [(3, 4, 16, 0, 0, (8, 0))]
+
+
+def test_a_planned_kernel_runs_with_a_workspace() -> None:
+    from nbops.targets.cuda.toolchain import cuda as device
+    from nbops.targets.cuda.toolchain import intrinsic, types
+
+    @intrinsic
+    def copy_word(typingctx: Any, target: Any, source: Any) -> Any:
+        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            pointer = context.get_value_type(types.int64).as_pointer()
+            value = builder.load(builder.inttoptr(arguments[1], pointer))
+            builder.store(value, builder.inttoptr(arguments[0], pointer))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), codegen
+
+    def to_workspace(items: int, x: int, workspace: int) -> None:
+        i = CUDA.grid(1)
+        if i < items:
+            COPY(workspace + 8 * i, x + 8 * i)
+
+    def from_workspace(items: int, out: int, workspace: int) -> None:
+        i = CUDA.grid(1)
+        if i < items:
+            COPY(out + 8 * i, workspace + 8 * i)
+
+    def plan(call: kernels.Call) -> kernels.Plan:
+        launches = [
+            kernels.Launch(kernels.CudaKernel(f, CUDA=device, COPY=copy_word), (1, 1, 1), (32, 1, 1))
+            for f in (to_workspace, from_workspace)
+        ]
+        return kernels.Plan(launches, workspace_bytes=8 * call["items"])
+
+    tuned = Kernel(nbops.relu.kernel.loop, nbops.relu.signature, "copies")
+    tuned.tune(cuda=plan)
+    gpu = devices.EmulatedDevice()
+    x, out = np.arange(5), np.full(5, -1)
+    execution.run_on_copies(tuned, [x, out], (x.dtype, out.dtype), gpu)
+    np.testing.assert_array_equal(out, x)
+
+
+CUDA: Any = None
+COPY: Any = None
+
+
+def test_a_planner_can_be_named() -> None:
+    assert kernels.resolve_planner("nbops.targets.cuda.kernels:resolve_planner") is kernels.resolve_planner
