@@ -40,7 +40,8 @@ class Settings:
     window_ms : float
         How long a window should take; one call at least.
     settle_ms : float
-        The pause before each window, for the last library's threads to fall asleep.
+        The pause before each window, for the last library's threads to fall asleep: OpenBLAS's spin for
+        some 30 ms.
     small : bool
         The list's small sizes.
     """
@@ -48,7 +49,7 @@ class Settings:
     rounds: int = 20
     fresh_rounds: int = 5
     window_ms: float = 30.0
-    settle_ms: float = 30.0
+    settle_ms: float = 150.0
     small: bool = False
 
 

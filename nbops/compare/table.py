@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TextIO
 
 from nbops.compare.measure import OURS
 
-__all__ = ["Section", "duration", "plain", "sections", "show"]
+__all__ = ["Section", "duration", "plain", "print_section", "sections", "show"]
 
 Report = dict[str, Any]
 
@@ -159,7 +159,12 @@ def show(report: Report, file: TextIO | None = None) -> None:
     """Print the report."""
     stream = sys.stdout if file is None else file
     for section in sections(report):
-        (_with_rich() or _plainly)(section, stream)
+        print_section(section, stream)
+
+
+def print_section(section: Section, file: TextIO | None = None) -> None:
+    """Print one table."""
+    (_with_rich() or _plainly)(section, sys.stdout if file is None else file)
 
 
 def plain(section: Section) -> str:

@@ -130,8 +130,11 @@ def workloads(small: bool = False) -> list[Workload]:
             for dtype in ("float32", "float64")
             for product in (_SMALL_PRODUCTS if small else _PRODUCTS)
         ),
-        # The place for nn's NumPy path: the same lines with path "numpy", once on_nbops has it.
-        *(_training(optimizer, batch, sizes, "tf.function") for optimizer in ("sgd", "rmsprop")),
+        *(
+            _training(optimizer, batch, sizes, path)
+            for path in ("numpy", "tf.function")
+            for optimizer in ("sgd", "rmsprop")
+        ),
         *(_add_relu(large, "float32", form, "large add+relu") for form in ("out", "fused")),
         Workload(
             f"softmax {rows}x{columns} float32",

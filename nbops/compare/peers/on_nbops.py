@@ -37,7 +37,7 @@ def describe() -> dict[str, Any]:
             "llvmlite": llvmlite.__version__,
             "numpy": np.__version__,
         },
-        "threads": {f"numba, {cpu.threading_layer()}": int(cpu.STATE[cpu.WORKERS])},
+        "threads": {f"nbops, {cpu.launcher()}": int(cpu.STATE[cpu.WORKERS])},
         "kernels": "nbops's own, compiled for this CPU",
     }
 
@@ -124,9 +124,32 @@ def _through_graph(given: dict[str, np.ndarray], options: dict[str, Any]) -> Cas
     return Case(run, fetch, stateful=True)
 
 
-#: The ways nbops runs a training step. A NumPy path is one more entry here, and lines with that path in
-#: `nbops.compare.workloads`.
+def _on_arrays(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
+    """`numpy_nn.training_step`: no TensorFlow."""
+    from nbops import numpy_nn
+
+    size, hidden, classes = options["sizes"]
+    model = numpy_nn.Sequential(
+        [numpy_nn.Dense(size, hidden, "relu", seed=0), numpy_nn.Dense(hidden, classes, seed=0)]
+    )
+    weights = dict(zip(("w1", "b1", "w2", "b2"), model.weights, strict=True))
+    for name, array in weights.items():
+        array[...] = given[name]
+    optimizer: numpy_nn.Optimizer = numpy_nn.SGD(LEARNING_RATE)
+    if options["optimizer"] == "rmsprop":
+        optimizer = numpy_nn.RMSprop(LEARNING_RATE, RMS_DECAY, RMS_EPSILON)
+    x, labels = given["x"], given["labels"].astype(np.int64)
+    last: list[Any] = [None]
+
+    def run() -> None:
+        last[0] = numpy_nn.training_step(model, optimizer, x, labels)
+
+    return Case(run, lambda: {"loss": last[0], **weights}, stateful=True)
+
+
+#: The ways nbops runs a training step.
 TRAINING_PATHS: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], Case]] = {
+    "numpy": _on_arrays,
     "tf.function": _through_graph,
 }
 
