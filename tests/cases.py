@@ -19,10 +19,15 @@ import ml_dtypes
 import numpy as np
 
 import nbops
+import nbops.numpy_nn
 from nbops.op import Op, registry
 
 Shape = tuple[int, ...]
 Array = np.ndarray
+
+# NumPy has these from 2.2 on.
+matvec = getattr(np, "matvec", lambda a, x: (a @ x[..., None])[..., 0])
+vecmat = getattr(np, "vecmat", lambda x, a: (x[..., None, :] @ a)[..., 0, :])
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -56,9 +61,16 @@ def one_or_two(rng: np.random.Generator, shapes: Sequence[Shape], index: int) ->
     return rng.integers(1, 3, shapes[index]).astype(np.float64)
 
 
-def labels(rng: np.random.Generator, shapes: Sequence[Shape], index: int, axis: int = -1) -> Array:
-    """Class numbers for the operand that follows, whose classes are on `axis`."""
-    return rng.integers(0, max(shapes[index + 1][axis], 1), shapes[index])
+def labels(
+    rng: np.random.Generator, shapes: Sequence[Shape], index: int, axis: int = -1, ahead: int = 1
+) -> Array:
+    """Class numbers for the operand that follows, or one further `ahead`, whose classes are on `axis`."""
+    return rng.integers(0, max(shapes[index + ahead][axis], 1), shapes[index])
+
+
+def positions(rng: np.random.Generator, shapes: Sequence[Shape], index: int) -> Array:
+    """0, 1, 2, …"""
+    return np.arange(shapes[index][-1])
 
 
 # ---- a row -------------------------------------------------------------------------------------------
@@ -155,11 +167,13 @@ def _to_dtype(x: Array, dtype: np.dtype) -> Array:
 
 def is_label(case: Case, index: int) -> bool:
     domain = case.domain(index)
-    return (domain.func if isinstance(domain, partial) else domain) is labels
+    return (domain.func if isinstance(domain, partial) else domain) in (labels, positions)
 
 
 def as_list(results: Any) -> list[Array]:
-    return [np.asarray(x) for x in (results if isinstance(results, tuple) else (results,))]
+    several = results if isinstance(results, tuple) else (results,)
+    # A tensor's own ``numpy()``: its ``__array__`` gives no array for a single bfloat16.
+    return [np.asarray(x.numpy() if hasattr(x, "numpy") else x) for x in several]
 
 
 # ---- the tolerance -----------------------------------------------------------------------------------
@@ -182,78 +196,6 @@ def assert_close(results: Any, expected: Sequence[Array], case: Case, shapes: Se
         else:
             atol = tolerance(result.dtype, case.steps(*shapes), wanted)
             np.testing.assert_allclose(result.astype(np.float64), wanted, rtol=0, atol=atol)
-
-
-# ---- layouts: the same operand, elsewhere in memory --------------------------------------------------
-
-
-def fortran(x: Array) -> Array:
-    return np.array(x, order="F")
-
-
-def transposed(x: Array) -> Array:
-    """A view of an array whose last two axes are exchanged."""
-    return np.swapaxes(np.swapaxes(x, -1, -2).copy(), -1, -2) if x.ndim > 1 else x.copy()
-
-
-def sliced(x: Array) -> Array:
-    """Every second element of every axis of a larger array."""
-    large = np.full([2 * n + 1 for n in x.shape], 7, x.dtype)
-    view = large[(*(slice(1, None, 2) for _ in x.shape), ...)]
-    view[...] = x
-    return view
-
-
-def reversed_(x: Array) -> Array:
-    """Negative strides on every axis."""
-    flip = (*(slice(None, None, -1) for _ in x.shape), ...)
-    return x[flip].copy()[flip]
-
-
-def repeated(x: Array) -> Array:
-    """Stride 0 on the last axis: the values change to those of its first element."""
-    return np.broadcast_to(x[..., :1], x.shape) if x.ndim and x.shape[-1] else x
-
-
-def repeated_first(x: Array) -> Array:
-    """Stride 0 on the first axis."""
-    return np.broadcast_to(x[:1], x.shape) if x.ndim and x.shape[0] else x
-
-
-def read_only(x: Array) -> Array:
-    copy = x.copy()
-    copy.flags.writeable = False
-    return copy
-
-
-def misaligned(x: Array) -> Array:
-    """One byte off."""
-    memory = np.zeros(x.nbytes + 1, np.uint8)
-    view = memory[1:].view(x.dtype) if x.ndim == 0 else np.ndarray(x.shape, x.dtype, memory, 1)
-    view = view.reshape(x.shape)
-    view[...] = x
-    return view
-
-
-def swapped(x: Array) -> Array:
-    """The other byte order (bfloat16 has none)."""
-    return x.astype(x.dtype.newbyteorder()) if x.dtype.isbuiltin == 1 else x
-
-
-LAYOUTS = {
-    layout.__name__.rstrip("_"): layout
-    for layout in (
-        fortran,
-        transposed,
-        sliced,
-        reversed_,
-        repeated,
-        repeated_first,
-        read_only,
-        misaligned,
-        swapped,
-    )
-}
 
 
 # ---- oracles -----------------------------------------------------------------------------------------
@@ -319,6 +261,12 @@ def dense(x: Array, w: Array, b: Array | float = 0.0, activation: str = "linear"
     return ACTIVATIONS[activation](np.matmul(x, w) + bias)
 
 
+def weight_gradient(x: Array, dz: Array) -> tuple[Array, Array]:
+    """Both in the operands' common batch."""
+    dw = np.matmul(np.swapaxes(x, -1, -2), dz)
+    return dw, np.broadcast_to(dz.sum(-2), (*dw.shape[:-2], dw.shape[-1]))
+
+
 # ---- shapes ------------------------------------------------------------------------------------------
 
 UNARY = [((3, 4),), ((),), ((7,),), ((1, 1),), ((2, 3, 5),), ((0,),), ((2, 0, 3),)]
@@ -337,6 +285,7 @@ BINARY = [
     ((2, 0), (1,)),
 ]
 TERNARY = [((3, 4), (3, 4), (3, 4)), ((2, 3, 1), (4,), ()), ((), (3, 1), (1, 4)), ((0, 2), (2,), (1,))]
+QUINARY = [((3, 4), (3, 4), (3, 4), (), ()), ((2, 3), (3,), (), (2, 1), ()), ((0,), (0,), (1,), (), ())]
 MATRICES = [
     ((3, 4), (4, 5)),
     ((2, 3, 4), (4, 5)),
@@ -362,6 +311,7 @@ DENSE = [
 ]
 ROWS = [((3, 5),), ((6,),), ((2, 3, 4),), ((4, 1),), ((1, 300),), ((0, 4),)]
 LABELLED = [((3,), (3, 5)), ((), (4,)), ((2, 3), (2, 3, 4)), ((2, 1), (3, 4)), ((2,), (2, 1)), ((0,), (0, 4))]
+WITH_POSITIONS = [(y, x[-1:], x) for y, x in LABELLED]
 
 
 def _last(x: Shape, *others: Shape) -> int:
@@ -370,7 +320,7 @@ def _last(x: Shape, *others: Shape) -> int:
 
 
 def _elementwise(name: str, oracle: Any, n_inputs: int = 1, **fields: Any) -> Case:
-    shapes = {1: UNARY, 2: BINARY, 3: TERNARY}[n_inputs]
+    shapes = {1: UNARY, 2: BINARY, 3: TERNARY, 5: QUINARY}[n_inputs]
     return Case(name, registry[name], oracle, shapes, op=registry[name], **fields)
 
 
@@ -409,6 +359,22 @@ CASES = [
     _elementwise("tanh", np.tanh, integers="float", numpy=np.tanh),
     _elementwise("sigmoid", sigmoid, integers="float"),
     _elementwise("relu_gradient", lambda y, dy: dy * (y > 0), 2, differentiable=(1,)),
+    _elementwise("sgd_update", lambda w, g, rate: w - rate * g, 3, differentiable=(), integers="float"),
+    _elementwise(
+        "rmsprop_mean_square",
+        lambda v, g, rho: rho * v + (1 - rho) * g * g,
+        3,
+        differentiable=(),
+        integers="float",
+    ),
+    _elementwise(
+        "rmsprop_update",
+        lambda w, g, v, rate, epsilon: w - rate * g / np.sqrt(v + epsilon),
+        5,
+        domains=positive,
+        differentiable=(),
+        integers="float",
+    ),
     _elementwise("tanh_gradient", lambda y, dy: dy * (1 - y * y), 2),
     _elementwise("sigmoid_gradient", lambda y, dy: dy * y * (1 - y), 2),
     _elementwise(
@@ -442,7 +408,7 @@ CASES = [
     ),
     _op(
         "matvec",
-        np.matvec,
+        matvec,
         [
             ((3, 5), (5,)),
             ((2, 3, 5), (5,)),
@@ -453,11 +419,11 @@ CASES = [
             ((0, 5), (5,)),
         ],
         steps=_last,
-        numpy=np.matvec,
+        numpy=matvec,
     ),
     _op(
         "vecmat",
-        np.vecmat,
+        vecmat,
         [
             ((3,), (3, 5)),
             ((2, 3), (3, 5)),
@@ -468,7 +434,7 @@ CASES = [
             ((3,), (3, 0)),
         ],
         steps=_last,
-        numpy=np.vecmat,
+        numpy=vecmat,
     ),
     _op("matmul", np.matmul, MATRICES, steps=_last, numpy=np.matmul),
     _function(
@@ -578,6 +544,23 @@ CASES = [
     # softmax and cross-entropy
     _op("softmax", softmax, ROWS, steps=_last, integers="float"),
     _op("log_softmax", log_softmax, ROWS, steps=_last, integers="float"),
+    _op(
+        "peak_and_sum",
+        lambda x: (x.max(-1, initial=-np.inf), np.exp(x - x.max(-1, keepdims=True, initial=-np.inf)).sum(-1)),
+        [*ROWS, ((3, 0),)],
+        steps=_last,
+        differentiable=(),
+        integers="float",
+    ),
+    _elementwise("rescaled", lambda t, m, n: t * np.exp(m - n), 3, differentiable=(), integers="float"),
+    _elementwise(
+        "exp_below_over",
+        lambda x, m, t: np.exp(x - m) / t,
+        3,
+        domains=(anything, anything, positive),
+        differentiable=(),
+        integers="float",
+    ),
     _function(
         "softmax(axis=0)",
         partial(nbops.softmax, axis=0),
@@ -639,6 +622,31 @@ CASES = [
         steps=lambda y, x, d, u: x[-1],
         integers="float",
     ),
+    _op(
+        "find_label",
+        lambda y, p, x: (at_label(y, x), np.ones(np.broadcast_shapes(y.shape, x.shape[:-1]))),
+        WITH_POSITIONS,
+        domains=(partial(labels, ahead=2), positions, anything),
+        differentiable=(),
+        integers="float",
+    ),
+    _op(
+        "one_hot",
+        lambda y, p, x: np.broadcast_to(
+            one_hot(y, x.shape[-1]), (*np.broadcast_shapes(y.shape, x.shape[:-1]), x.shape[-1])
+        ),
+        WITH_POSITIONS,
+        domains=(partial(labels, ahead=2), positions, anything),
+        differentiable=(),
+        integers="float",
+    ),
+    _elementwise("clipped", lambda p: np.clip(p, 1e-7, 1 - 1e-7), differentiable=(), integers="float"),
+    _elementwise(
+        "zero_where_clipped",
+        lambda p, v: v * ((p >= 1e-7) & (p <= 1 - 1e-7)),
+        2,
+        differentiable=(),
+    ),
     _op("take_label", at_label, LABELLED, domains=(labels, anything), differentiable=(), integers="float"),
     _function(
         "sparse_categorical_crossentropy",
@@ -667,7 +675,7 @@ CASES = [
     ),
     _op(
         "dense_weight_gradient",
-        lambda x, dz: (np.matmul(np.swapaxes(x, -1, -2), dz), dz.sum(-2)),
+        weight_gradient,
         [
             ((3, 4), (3, 5)),
             ((2, 3, 4), (2, 3, 5)),

@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("NUMBA_NUM_THREADS", "3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -20,10 +21,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 import nbops
 
+#: How many calls tests/test_fuzz.py draws; ``--hypothesis-profile=nightly`` chooses.
+for profile, examples in (("ci", 1_500), ("nightly", 24_000)):
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
 ROOT = Path(nbops.__file__).parents[1]
+
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -302,6 +304,67 @@ def test_a_gpu_that_is_not_there_is_told(ops, folder, capsys):
     assert_one_line(capsys.readouterr().err, "--target cuda", "no GPU")
 
 
+# ---- checkpoints ------------------------------------------------------------------------------------
+
+
+def saved_weights(folder: Path) -> list[np.ndarray]:
+    with np.load(folder / "checkpoint.npz") as file:
+        return [file[name] for name in file.files if name != "header"]
+
+
+@pytest.mark.parametrize(
+    ("ops", "optimizer", "number", "code"),
+    [
+        ("nbops", "rmsprop", signal.SIGINT, 130),
+        ("nbops", "sgd", signal.SIGTERM, 143),
+        ("tensorflow", "adam", signal.SIGTERM, 143),
+        ("nbops", "adam", signal.SIGKILL, -9),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_weights(ops, optimizer, number, code, folder):
+    """On the real network, by real signals from outside."""
+    arguments = ("--data", folder, "--epochs", 40, "--batch-size", 50, "--ops", ops, "--optimizer", optimizer)
+    script = [sys.executable, EXAMPLES / "train_mnist.py", *arguments, "--checkpoint", folder / "stopped"]
+    process = subprocess.Popen(list(map(str, script)), stderr=subprocess.PIPE, text=True, cwd=EXAMPLES.parent)
+    while not (folder / "stopped" / "checkpoint.npz").exists():  # an epoch has been trained
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == code, errors
+    if number != signal.SIGKILL:
+        end = f"train_mnist.py: stopped; the same command goes on from {folder / 'stopped'}\n"
+        assert errors.endswith(end), errors
+
+    assert train(*arguments, "--checkpoint", folder / "stopped", "--json", folder / "stopped.json") == 0
+    assert train(*arguments, "--checkpoint", folder / "whole", "--json", folder / "whole.json") == 0
+    for a, b in zip(saved_weights(folder / "stopped"), saved_weights(folder / "whole"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    stopped, whole = (json.loads((folder / f"{name}.json").read_text()) for name in ("stopped", "whole"))
+    for record in (stopped, whole):
+        assert len(record.pop("epoch_seconds")) == 40
+    assert stopped == whole
+
+
+def test_a_checkpoint_that_does_not_fit_is_told(folder, capsys):
+    arguments = ("--data", folder, "--epochs", 1, "--checkpoint", folder / "run")
+    assert train(*arguments) == 0
+    capsys.readouterr()
+    path = folder / "run" / "checkpoint.npz"
+    for changed, problem in (
+        (("--batch-size", 64), "the run there has --batch-size 128, this one 64"),
+        (("--optimizer", "adam"), "the run there has --optimizer 'rmsprop', this one 'adam'"),
+    ):
+        assert train(*arguments, *changed) == 2
+        assert_one_line(capsys.readouterr().err.splitlines(keepends=True)[-1], path, problem)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert train(*arguments) == 2
+    assert_one_line(capsys.readouterr().err, path, "not a readable checkpoint")
+    (folder / "file").write_text("")
+    assert train(*arguments[:-1], folder / "file") == 2
+    assert_one_line(capsys.readouterr().err, folder / "file", "can't be written: File exists")
+
+
 # ---- as scripts -------------------------------------------------------------------------------------
 
 
@@ -310,23 +373,3 @@ def test_the_script_exits_with_2(tmp_path):
     done = subprocess.run(script, capture_output=True, text=True, cwd=EXAMPLES.parent, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"train_mnist.py: {tmp_path / 'nowhere'}: there is no such folder\n"
-
-
-def test_the_walkthrough_tells_its_story(capsys):
-    import notebook_walkthrough
-
-    notebook_walkthrough.main()
-    story = capsys.readouterr().out
-    for heading in (
-        "Element-wise",
-        "Broadcasting",
-        "Tensor product",
-        "reshaping",
-        "gradient tape",
-        "Training",
-    ):
-        assert heading in story
-    assert "d(2x + 3)/dx = 2\n" in story
-    assert "dy/db is [2. 2.]" in story
-    assert story.count("times faster") >= 10
-    assert "test accuracy" in story

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 from nbops import frame
 from nbops.signature import Signature
-from tests.cases import LAYOUTS
+from nbops.testing import LAYOUTS
 
 
 def build(text: str, *arrays: np.ndarray) -> np.ndarray:

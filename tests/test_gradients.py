@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import nbops
-from tests.cases import CASES, LAYOUTS, Case, as_list, describe
+from nbops.testing import LAYOUTS
+from tests.cases import CASES, Case, as_list, describe
 
 WITH_RULE = [case for case in CASES if case.op is not None and case.op.rule is not None]
 POINTS = [(case, shapes) for case in WITH_RULE for shapes in case.shapes]

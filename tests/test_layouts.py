@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, mutually_broadcastable_shapes
 
 import nbops
-from tests.cases import BY_NAME, CASES, LAYOUTS, Case, as_list, assert_close, describe, is_label
+from nbops.testing import LAYOUTS
+from tests.cases import BY_NAME, CASES, Case, as_list, assert_close, describe, is_label
 
 LOOPS = [case for case in CASES if not case.view]
 WITH_OUT = [case for case in CASES if case.out]

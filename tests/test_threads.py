@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
 import nbops
+from nbops import frame
 from nbops.targets import cpu
 
 CONCURRENT = """
@@ -208,3 +211,155 @@ def test_more_workers_than_items(rng: np.random.Generator) -> None:
 def test_the_threading_layer_has_a_name() -> None:
     assert cpu.threading_layer() in ("omp", "tbb", "workqueue")
     assert cpu.STATE[cpu.WORKERS] == cpu.start_threads()
+
+
+# ---- limits that users set outside nbops ------------------------------------------------------------
+
+
+def workers_of_a_call(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collects how many threads each call that is asked to be parallel was allowed."""
+    seen: list[int] = []
+    launch = cpu.launch
+
+    def watch(serial: int, parallel: int, table: np.ndarray, workers: int, grain: int) -> None:
+        table.ravel()[frame.WORKERS] = 1  # the launcher writes it where there are more
+        launch(serial, parallel, table, cpu.STATE[cpu.WORKERS], grain)
+        seen.append(int(table.ravel()[frame.WORKERS]))
+
+    monkeypatch.setattr(cpu, "launch", watch)
+    return seen
+
+
+def test_numba_s_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher keeps it, so that calls which no longer ask Python do too."""
+    x = np.ones((300, 200))
+    nbops.exp(x, target="parallel")
+    seen = workers_of_a_call(monkeypatch)
+    before = numba.get_num_threads()
+    for limit in (2, 1, before):
+        numba.set_num_threads(limit)
+        try:
+            assert cpu.thread_limit() <= limit
+            assert nbops.exp(x, target="parallel").shape == x.shape
+        finally:
+            numba.set_num_threads(before)
+    assert seen == [2, 1, before]
+
+
+def test_openmp_s_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    if cpu.threading_layer() != "omp":
+        pytest.skip(f"Numba runs on {cpu.threading_layer()} here")
+    x = np.ones((300, 200))
+    nbops.exp(x, target="parallel")
+    seen = workers_of_a_call(monkeypatch)
+    for limit in (1, 2) if cpu.STATE[cpu.PROCESSORS] > 2 else (1,):
+        with threadpoolctl.threadpool_limits(limit, user_api="openmp"):
+            nbops.exp(x, target="parallel")
+            assert nbops.last_decision().workers == limit
+    nbops.exp(x, target="parallel")
+    assert seen == ([1, 2, 3] if len(seen) == 3 else [1, 3])
+
+
+def test_a_layer_that_is_not_there_is_told(run_python: Any) -> None:
+    """Everything runs, on one core, after one warning that names the layer and what to do."""
+    if importlib.util.find_spec("tbb") or importlib.util.find_spec("numba.np.ufunc.tbbpool") is None:
+        pytest.skip("TBB may be there")
+    run_python(
+        """
+        import warnings
+        import numpy as np, nbops
+        x = np.ones((300, 300))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for target in ("serial", "parallel", None):
+                assert (nbops.matmul(x, x, target=target) == 300).all()
+                assert (nbops.add(x, x, target=target) == 2).all()
+        messages = [str(w.message) for w in caught if w.category is RuntimeWarning]
+        assert len(messages) == 1, messages
+        assert "runs on one core" in messages[0] and "'tbb'" in messages[0] and "install tbb" in messages[0]
+        """,
+        NUMBA_THREADING_LAYER="tbb",
+    )
+
+
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_inside_a_parallel_kernel_of_the_user(run_python: Any, layer: str) -> None:
+    """Workqueue aborts the process when a parallel region starts inside another."""
+    run_python(
+        """
+        import os
+        import numba, numpy as np, nbops
+
+        @nbops.op("(n)->(n)", nanoseconds=1e6)
+        def double(x, out):
+            for i in nbops.prange(x.shape[0]):  # one item: the loop's own prange, on Numba's threads
+                out[i] = x[i] * 2
+
+        @numba.njit(parallel=True)
+        def outer(n):
+            sums = np.zeros(n)
+            for i in numba.prange(n):
+                with numba.objmode(total="float64"):
+                    y = np.ones(5000)
+                    doubled = double(y, target="parallel")
+                    total = float((doubled + nbops.add(y, y, target="parallel")).sum())
+                sums[i] = total
+            return sums
+
+        assert (double(np.ones(5000), target="parallel") == 2).all()
+        for _ in range(5):
+            assert (outer(9) == 20_000).all()
+        if os.fork() == 0:  # the parent's threads are gone
+            assert (double(np.ones(5000), target="parallel") == 2).all()
+            os._exit(0)
+        assert os.wait()[1] == 0
+        """,
+        NUMBA_THREADING_LAYER=layer,
+    )
+
+
+def test_a_fork_after_the_user_s_own_parallel_kernel(run_python: Any) -> None:
+    """GNU OpenMP ends the child, though nbops had not started yet."""
+    run_python("""
+        import os
+        import numba, numpy as np, nbops
+
+        @numba.njit(parallel=True)
+        def kernel(x):
+            for i in numba.prange(x.shape[0]):
+                x[i] = 1
+
+        @nbops.op("(n)->(n)", nanoseconds=1e6)
+        def double(x, out):
+            for i in nbops.prange(x.shape[0]):
+                out[i] = x[i] * 2
+
+        kernel(np.zeros(1000))
+        if os.fork() == 0:
+            assert (double(np.ones(5000), target="parallel") == 2).all()
+            assert (nbops.matmul(np.ones((300, 300)), np.ones((300, 300)), target="parallel") == 300).all()
+            os._exit(0)
+        assert os.wait()[1] == 0
+    """)
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_in_a_joblib_worker(run_python: Any, backend: str) -> None:
+    pytest.importorskip("joblib")
+    run_python(
+        """
+        import sys
+        import joblib, numpy as np, nbops
+
+        def work(n):
+            x = np.full((200, 100), n, np.float32)
+            return float(nbops.sum(nbops.matmul(x, x.T, target="parallel")))
+
+        if __name__ == "__main__":
+            expected = [work(n) for n in range(6)]
+            parallel = joblib.Parallel(2, backend=sys.argv[1])
+            assert parallel(joblib.delayed(work)(n) for n in range(6)) == expected
+        """,
+        backend,
+    )

@@ -132,7 +132,11 @@ def test_ops_are_registered_by_name() -> None:
             ValueError,
             "expected 1 inputs and 1 outputs",
         ),
-        (lambda: nbops.elementwise(lambda a, b, c, d: a), TypeError, "takes 4 arguments; expected 1 to 3"),
+        (
+            lambda: nbops.elementwise(lambda a, b, c, d, e, f: a),
+            TypeError,
+            "takes 6 arguments; expected 1 to 5",
+        ),
     ],
 )
 def test_definitions_that_do_not_work_say_why(define: Any, kind: type[Exception], message: str) -> None:

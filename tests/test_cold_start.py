@@ -1,0 +1,180 @@
+"""Cold start: what the cache's names depend on, many processes at once, damaged files, warmup, the import."""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nbops
+from nbops import cache
+from tests.conftest import ROOT
+
+RELU = """
+import numpy as np, nbops
+assert nbops.relu(np.array([-1.0, 2.0], np.float32)).tolist() == [0, 2]
+(owner,) = [owner for _, owner in nbops.relu.kernel._compiled.values()]
+print(owner.cache_hits)
+"""
+
+
+def function(x: Any) -> Any:
+    return x + 1
+
+
+class Processor:
+    """Stands for Numba's code generator: what it says of the processor."""
+
+    def __init__(self, name: str = "znver3", features: str = "+avx2") -> None:
+        self.name, self.features = name, features
+
+    def magic_tuple(self) -> tuple[str, str, str]:
+        return ("x86_64-unknown-linux-gnu", self.name, self.features)
+
+
+def path(
+    processor: Processor | None = None, signature: str = "(int64,)", digest: str = "0", **options: Any
+) -> Path:
+    kept = cache.KernelCache(function, options, lambda function: digest)  # type: ignore[arg-type]
+    return kept.path(signature, processor or Processor())
+
+
+def test_the_same_kernel_has_the_same_file() -> None:
+    assert path() == path()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"digest": "1"},
+        {"signature": "(float32,)"},
+        {"processor": Processor("skylake")},
+        {"processor": Processor(features="+avx512f")},
+        {"parallel": True},
+        {"fastmath": True},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_another_kernel_has_another_file(other: dict[str, Any]) -> None:
+    assert path(**other) != path()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("numba", "numba.__version__"), ("llvmlite", "llvmlite.__version__")]
+)
+def test_another_version_has_another_file(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path()
+    monkeypatch.setattr(name, "0.0")
+    assert path() != before
+
+
+@pytest.mark.parametrize("setting", cache.SETTINGS)
+def test_numbas_settings_have_files_of_their_own(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path()
+    monkeypatch.setattr(cache.config, setting, "another", raising=False)
+    assert path() != before
+
+
+def test_a_second_process_loads_what_the_first_compiled(run_python: Any, tmp_path: Path) -> None:
+    folder = str(tmp_path / "cache")
+    assert run_python(RELU, NUMBA_CACHE_DIR=folder).stdout.split() == ["0"]
+    assert run_python(RELU, NUMBA_CACHE_DIR=folder).stdout.split() == ["1"]
+    assert run_python(RELU, NUMBA_CACHE_DIR=folder, NUMBA_OPT="1").stdout.split() == ["0"]
+    assert run_python(RELU, NUMBA_CACHE_DIR=folder, NUMBA_CPU_NAME="x86-64").stdout.split() == ["0"]
+
+
+def test_damaged_files_are_compiled_again(run_python: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    run_python(RELU, NUMBA_CACHE_DIR=str(folder))
+    files = list(folder.rglob("*.nbc"))
+    assert files
+    for number, file in enumerate(files):
+        file.write_bytes(b"" if number % 2 else file.read_bytes()[:100])
+    assert run_python(RELU, NUMBA_CACHE_DIR=str(folder)).stdout.split() == ["0"]
+    assert run_python(RELU, NUMBA_CACHE_DIR=str(folder)).stdout.split() == ["1"]
+
+
+def test_many_processes_start_on_an_empty_cache(tmp_path: Path) -> None:
+    """Sixteen, eight at a time; NBOPS_TEST_PROCESSES sets another number."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def start(_: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", RELU]
+        return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(start, range(int(os.environ.get("NBOPS_TEST_PROCESSES", "16")))))
+    assert [process.stderr for process in done if process.returncode] == []
+    assert done[-1].stdout.split() == ["1"]
+
+
+def test_warmup_leaves_nothing_to_compile(run_python: Any, tmp_path: Path) -> None:
+    """After it, calls find every task; in the next process it only loads."""
+    source = """
+        import numpy as np, nbops
+        from nbops.op import registry
+        names, lines = ["add", "matmul", "softmax"], []
+        assert nbops.warmup(names, progress=lines.append) > 0
+        assert [line.split()[1] for line in lines] == names
+        def fail(*arguments): raise AssertionError(arguments)
+        for name in names:
+            registry[name].kernel._compile = fail
+        x = np.ones((8, 8), np.float32)
+        for target in ("serial", "parallel"):
+            with nbops.use(target):
+                nbops.add(x, x); nbops.add(x, np.float32(1)); nbops.matmul(x, x); nbops.softmax(x)
+    """
+    run_python(source, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+
+
+def test_warmup_refuses_what_is_no_op() -> None:
+    with pytest.raises(TypeError, match="warmup: 'fft' is no op"):
+        nbops.warmup(["fft"])
+
+
+def test_every_op_that_training_needs_exists() -> None:
+    from nbops.op import registry
+    from nbops.warming import TRAINING
+
+    assert set(TRAINING) <= set(registry)
+
+
+def seconds_of(source: str) -> float:
+    """The processor time of a new process, other processes' load left out."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", source], env=variables, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_import_costs_little_more_than_numbas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.15 times ``import numba, numpy``, at the median of processes in turn."""
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
+    sources = "import numba, numpy", "import nbops"
+    for source in sources:
+        seconds_of(source)
+    pairs = [[seconds_of(source) for source in sources] for _ in range(15)]
+    theirs, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+    assert ours <= 1.15 * theirs, (ours, theirs)
+
+
+def test_only_compiling_loads_numbas_compiler(run_python: Any, tmp_path: Path) -> None:
+    """Importing Numba's NumPy takes longer than all of nbops; neither the import nor the cache needs it."""
+    source = RELU + "import sys\nassert owner.cache_hits == 0 or 'numba.np.arrayobj' not in sys.modules\n"
+    for hits in ("0", "1"):
+        assert run_python(source, NUMBA_CACHE_DIR=str(tmp_path)).stdout.split() == [hits]
+    run_python("import sys, nbops\nassert 'numba.np.arrayobj' not in sys.modules")
+
+
+def test_the_collector_goes_on_after_the_import(run_python: Any) -> None:
+    run_python("import gc, nbops\nassert gc.isenabled()")
+    run_python("import gc\ngc.disable()\nimport nbops\nassert not gc.isenabled()")

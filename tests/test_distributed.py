@@ -1,0 +1,196 @@
+"""Data-parallel training: workers on loopback, one that dies, and Keras under tf.distribute's strategies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPT = EXAMPLES / "train_mnist_distributed.py"
+SUBSET = EXAMPLES / "data" / "mnist_subset.npz"
+pytestmark = pytest.mark.distributed
+PATIENCE = 600  # seconds: a bound, not an expectation
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Digits: the folder in ``NBOPS_TEST_MNIST``, or 640 of the subset that comes with the example."""
+    if os.environ.get("NBOPS_TEST_MNIST"):
+        return Path(os.environ["NBOPS_TEST_MNIST"])
+    with np.load(SUBSET) as file:
+        few = {name: file[name][: 640 if "train" in name else 100] for name in file.files}
+    np.savez(tmp_path / "mnist.npz", **few)
+    return tmp_path / "mnist.npz"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(SCRIPT), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    root = str(EXAMPLES.parent)
+    return {**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
+
+
+def run(*arguments: object) -> str:
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=PATIENCE, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    with np.load(path) as file:
+        return [file[name] for name in file.files]
+
+
+@pytest.fixture
+def alone(data: Path) -> list[np.ndarray]:
+    """The weights after an epoch of `nbops.nn.fit` in this process, with the same batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        import mnist_data
+    from nbops.nn import NaiveDense, NaiveSequential, fit
+
+    digits = mnist_data.load(data)
+    rng = np.random.default_rng(1234)
+    model = NaiveSequential(
+        [NaiveDense(784, 512, "relu", seed=rng), NaiveDense(512, 10, "softmax", seed=rng)]
+    )
+    fit(model, digits.train_images, digits.train_labels, 1, 100, learning_rate=1e-2)
+    return [weight.numpy() for weight in model.weights]
+
+
+ONE_EPOCH = ("--epochs", 1, "--batch-size", 100, "--learning-rate", 1e-2)
+
+
+def test_two_workers_end_where_one_process_does(data: Path, alone: Any, tmp_path: Path) -> None:
+    results = ("--weights", tmp_path / "w.npz", "--json", tmp_path / "r.json")
+    output = run("--workers", 2, "--data", data, *ONE_EPOCH, *results)
+    assert re.search(r"epoch 1/1: loss [\d.]+, test accuracy [\d.]+", output)
+    for two, one in zip(weights_of(tmp_path / "w.npz"), alone, strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    ops = set(json.loads((tmp_path / "r.json").read_text())["ops"])
+    assert {"NbopsDenseRelu", "NbopsDenseSoftmax", "NbopsDenseWeightGradient"} <= ops
+    assert "CollectiveReduceV2" in ops
+    assert not {"PyFunc", "EagerPyFunc", "PyFuncStateless"} & ops
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until there is such a file; fails if the process ends before."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"no {path} after {PATIENCE} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that are ended with the test."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def test_a_killed_worker_is_named_and_the_run_goes_on(data: Path, tmp_path: Path, started: Any) -> None:
+    """SIGKILL in the middle of an epoch; started again, the weights are those of an undisturbed run."""
+    options = ("--workers", 2, "--data", data, "--epochs", 40, "--batch-size", 100, "--learning-rate", 1e-2)
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        command(*options, "--checkpoint", folder, "--checkpoint-steps", 5),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    started.append(process)
+    assert process.stdout is not None
+    numbers = re.findall(r"\d+", process.stdout.readline())
+    wait_for(folder / "checkpoint.npz", process)
+    os.kill(int(numbers[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGKILL or process.returncode == 3, errors
+    assert "worker 1 was killed by SIGKILL" in errors
+    assert re.search(r"worker 1 \(127\.0\.0\.1:\d+\) is gone; worker 0 stops after step \d+", errors), errors
+    output = run(*options, "--checkpoint", folder, "--weights", tmp_path / "again.npz")
+    assert re.search(r"resumed at step \d+", output)
+    run(*options, "--weights", tmp_path / "undisturbed.npz")
+    for again, wanted in zip(
+        weights_of(tmp_path / "again.npz"), weights_of(tmp_path / "undisturbed.npz"), strict=True
+    ):
+        np.testing.assert_array_equal(again, wanted)
+
+
+def test_shares_cover_each_batch() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        from train_mnist_distributed import shares
+    for number, batch, workers in ((10, 4, 3), (7, 7, 2), (5, 2, 4)):
+        parts = [shares(number, batch, workers, index) for index in range(workers)]
+        rows = np.arange(number)
+        for step, start in enumerate(range(0, number, batch)):
+            together = np.concatenate([rows[part[step][0]] for part in parts])
+            np.testing.assert_array_equal(together, rows[start : start + batch])
+            assert {part[step][1] for part in parts} == {len(together)}
+
+
+def test_mistakes_take_one_line(tmp_path: Path) -> None:
+    for arguments, config, message in (
+        (("--workers", 2), "{}", "--workers and TF_CONFIG say the same"),
+        ((), "nonsense", "TF_CONFIG: expected cluster.worker and task"),
+        ((), '{"cluster": {"ps": []}, "task": {"type": "ps"}}', "TF_CONFIG"),
+    ):
+        done = subprocess.run(
+            command(*arguments), capture_output=True, text=True, check=False,
+            env={**environment(), "TF_CONFIG": config},
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+KERAS = """
+    import os, sys
+    import numpy as np, tensorflow as tf
+    if sys.argv[1] == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    else:
+        strategy = tf.distribute.get_strategy()
+    import keras, nbops.keras
+    rng = np.random.default_rng(0)
+    x, y = rng.random((64, 12), np.float32), rng.integers(0, 3, 64)
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = keras.Sequential([
+            keras.Input((12,)), nbops.keras.Dense(16, "relu"), nbops.keras.Dense(3, "softmax")
+        ])
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    history = model.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0)
+    np.savez(sys.argv[2], *model.get_weights())
+    print("replicas", strategy.num_replicas_in_sync, history.history["loss"])
+"""
+
+
+def test_keras_fit_under_a_mirrored_strategy(run_python: Any, tmp_path: Path) -> None:
+    """Two logical devices train to the weights of one."""
+    run_python(KERAS, "one", str(tmp_path / "one.npz"))
+    output = run_python(KERAS, "mirrored", str(tmp_path / "two.npz")).stdout
+    assert "replicas 2" in output
+    for two, one in zip(weights_of(tmp_path / "two.npz"), weights_of(tmp_path / "one.npz"), strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)

@@ -1,0 +1,80 @@
+"""Every op on operands of any dtype, shape and layout, on every target: no crash, no mismatch.
+
+1,500 calls in the suite; 24,000 with ``make fuzz``, ``pytest -m fuzz --hypothesis-profile=nightly``. The seed
+is printed; ``NBOPS_FUZZ_SEED`` sets it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
+
+import nbops
+from nbops.testing.on_arrays import wrapped
+from nbops.testing.strategies import calls
+from nbops.testing.subject import Subject, available_targets
+from tests.cases import BFLOAT16, CASES, Case, as_list, assert_close
+
+#: They take the positions of a row's elements, each once: a layout that repeats them makes another operand.
+NEED_POSITIONS = ("find_label", "one_hot")
+
+PROFILE = settings.get_current_profile_name()
+PROFILE = PROFILE if PROFILE in ("ci", "nightly") else "ci"
+NIGHTLY = PROFILE == "nightly"
+SEED = int(os.environ.get("NBOPS_FUZZ_SEED") or (secrets.randbits(32) if NIGHTLY else 0))
+
+#: Each costs a compile per op and layout, so that the suite leaves the narrow integers to the night.
+FLOATS = ("float64", "float32", "float16", BFLOAT16)
+INTEGERS = ("int64", "int32", *(("int8", "uint8", "int16", "uint16", "uint32", "uint64") if NIGHTLY else ()))
+
+
+@functools.cache
+def subject_of(name: str) -> tuple[Case, Subject]:
+    case = next(case for case in CASES if case.name == name)
+    rng = np.random.default_rng(0)
+    examples = [case.draw(rng, shapes) for shapes in case.shapes]
+    return case, Subject(case.function, case.op, examples, case.oracle, case.draw, steps=case.steps)
+
+
+def on_tensors(case: Case, operands: list[Any]) -> Any:
+    tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    plain = [np.ascontiguousarray(x).reshape(x.shape) for x in operands]
+    return as_list(case.function(*(tf.constant(x.astype(x.dtype.newbyteorder("="))) for x in plain)))
+
+
+@pytest.mark.fuzz
+@seed(SEED)
+@settings(settings.get_profile(PROFILE))
+@given(st.data())
+def test_any_call(data: Any) -> None:
+    case, subject = subject_of(
+        data.draw(st.sampled_from([case.name for case in CASES if case.name not in NEED_POSITIONS]))
+    )
+    targets = ["auto", *available_targets()[0], *(["tensorflow"] if "tensorflow" in sys.modules else [])]
+    target = data.draw(st.sampled_from(targets))
+    dtypes = FLOATS if target == "tensorflow" else (*FLOATS, *INTEGERS)
+    call = data.draw(calls(subject, dtypes, max_side=6))
+    operands = call.operands()
+    expected = subject.expected(operands)
+    if target == "tensorflow":
+        results = on_tensors(case, operands)
+    else:
+        with nbops.use(target):
+            for _ in range(2 if target == "auto" else 1):  # the second takes the short way
+                results = as_list(case.function(*operands))
+    if expected is not None:
+        wanted = [wrapped(x, y.dtype) for x, y in zip(expected, results, strict=True)]
+        assert_close(tuple(results), wanted, case, call.shapes)
+
+
+def test_the_seed_is_printed(request: pytest.FixtureRequest) -> None:
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nfuzz: profile {PROFILE}, NBOPS_FUZZ_SEED={SEED}")

@@ -1,0 +1,72 @@
+"""What only the interpreter runs of the loops: blocks, empty rows and labels out of range, all without Numba.
+
+``make coverage`` fails unless interpreted loops, their gradients and errors cover every line of nbops/ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import nbops
+from nbops.op import registry
+from nbops.tuned.sums_cpu import BLOCK
+
+
+@pytest.fixture(autouse=True)
+def interpreted() -> Iterator[None]:
+    with nbops.use("python"):
+        yield
+
+
+@pytest.mark.parametrize("length", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 3])
+def test_long_rows_are_summed_in_blocks(length: int, rng: np.random.Generator) -> None:
+    """Whole numbers, so that any order gives the same sum, and a block left out or taken twice does not."""
+    x, y = (rng.integers(-8, 9, length).astype(np.float64) for _ in range(2))
+    assert nbops.sum(x) == x.sum()
+    assert nbops.vecdot(x, y) == (x * y).sum()
+    assert nbops.matvec(x[None], y).tolist() == [(x * y).sum()]
+
+
+def test_float32_sums_are_exact_to_the_last_rounding() -> None:
+    """A block is summed in float64: 2²⁴ and many ones, which float32 would lose one by one."""
+    x = np.ones(1000, np.float32)
+    x[0] = 2.0**24
+    assert nbops.sum(x) == np.float32(2.0**24 + 999)
+    assert nbops.vecdot(x, np.ones_like(x)) == np.float32(2.0**24 + 999)
+
+
+def test_rows_without_elements() -> None:
+    nothing = np.ones((2, 0))
+    assert nbops.softmax(nothing).shape == nbops.log_softmax(nothing).shape == (2, 0)
+    no_class = registry["crossentropy_from_logits_gradient"](np.array([0, 0]), nothing, np.ones(2))
+    assert no_class.shape == (2, 0)
+    assert np.isnan(registry["crossentropy_from_logits"](np.array([0, 0]), nothing)).all()
+    assert np.isnan(registry["crossentropy_from_probabilities"](np.array([0, 0]), nothing)).all()
+
+
+def test_labels_out_of_range_give_nan() -> None:
+    p = np.full((3, 2), 0.5)
+    label, ones = np.array([-1, 0, 2]), np.ones(3)
+    curvature = registry["crossentropy_from_probabilities_curvature"](label, p, ones, p)
+    assert np.isnan(curvature).all(1).tolist() == [True, False, True]
+    assert not np.isnan(curvature[1]).any()
+
+
+def test_axes_that_are_no_integers() -> None:
+    for call in (
+        lambda: nbops.softmax(np.ones((2, 2)), axis=0.5),
+        lambda: nbops.log_softmax(np.ones((2, 2)), axis="x"),
+        lambda: nbops.sum(np.ones((2, 2)), axis=0.5),
+        lambda: nbops.mean(np.ones((2, 2)), axis=(0, None)),
+    ):
+        with pytest.raises(TypeError, match="axis is"):
+            call()
+
+
+def test_an_axis_of_the_loss_out_of_range() -> None:
+    for axis in (2, -3):
+        with pytest.raises(ValueError, match=f"axis is {axis}, but y_pred is"):
+            nbops.sparse_categorical_crossentropy([0], np.ones((1, 2)), axis=axis)

@@ -1,0 +1,75 @@
+"""The tables of measured ratios are those of the kept report."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def make_ratios() -> Any:
+    """The script that writes the tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        yield importlib.import_module("make_ratios")
+
+
+def test_the_tables_are_those_of_the_kept_report(make_ratios: Any) -> None:
+    """``make ratios`` makes them again."""
+    report = make_ratios.read()
+    for page, make in make_ratios.PAGES.items():
+        text = page.read_text(encoding="utf-8")
+        assert text == make_ratios.replaced(text, make(report)), page
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A real report, of tiny sizes."""
+    from nbops.__main__ import main
+
+    file = tmp_path_factory.mktemp("ratios") / "peers.json"
+    arguments = ["--small", "--only", "small pair", "--libraries", "numpy,nbops,numexpr", "--json", str(file)]
+    assert main(["compare", *arguments]) == 0
+    return json.loads(file.read_text())
+
+
+def test_a_report_becomes_tables(make_ratios: Any, report: Any) -> None:
+    groups = make_ratios.by_group(report).splitlines()
+    assert groups[0].startswith("| workloads | number |")
+    assert groups[1] == "| --- | ---: | ---: | ---: | --- |"
+    mean = report["groups"]["small pair"]["p10"]["geomean"]
+    assert groups[2].startswith(f"| small pair | 3 | {mean:.2f} |")
+    machine = report["machine"]
+    assert groups[-1].startswith(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}")
+    assert f"numpy {report['libraries']['numpy']['versions']['numpy']}" in groups[-1]
+
+    workloads = make_ratios.by_workload(report).splitlines()
+    for row in report["workloads"]:
+        line = next(x for x in workloads if x.startswith(f"| {row['name']} |"))
+        assert f"| {row['best']['p10']['ratio']:.2f} |" in line
+
+
+def test_a_refused_ratio_is_told(make_ratios: Any, report: Any) -> None:
+    row = {**report["workloads"][0], "best": None, "refused": "numpy: not installed"}
+    text = make_ratios.by_workload({**report, "workloads": [row]})
+    assert "no ratio: numpy: not installed" in text
+
+
+def test_without_a_report_nothing_is_claimed(make_ratios: Any) -> None:
+    assert make_ratios.by_group(None) == make_ratios.by_workload(None) == make_ratios.NOTHING
+
+
+def test_a_page_without_its_place_is_refused(make_ratios: Any) -> None:
+    text = f"a\n{make_ratios.BEGIN}\nold\n{make_ratios.END}\nb"
+    assert "old" not in make_ratios.replaced(text, "new")
+    assert make_ratios.replaced(text, r"\1").startswith("a\n")
+    with pytest.raises(ValueError, match="once in the page"):
+        make_ratios.replaced(text + text, "new")
+    with pytest.raises(ValueError, match="once in the page"):
+        make_ratios.replaced("a", "new")
