@@ -1,0 +1,131 @@
+"""Put the measured ratios into README.md and docs/ratios.md.
+
+    python docs/make_ratios.py
+
+The figures are those of asv_benchmarks/results/peers.json, which ``nbops compare --json`` wrote. The tables
+stand between two comments, and are never written by hand: a test compares them with the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nbops.compare.table import duration
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "asv_benchmarks" / "results" / "peers.json"
+BEGIN, END = "<!-- ratios: made by docs/make_ratios.py -->", "<!-- end of ratios -->"
+NOTHING = "No figures are kept for this version yet."
+
+Report = dict[str, Any]
+
+
+def read() -> Report | None:
+    """The kept report, or None."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None
+
+
+# ---- tables -----------------------------------------------------------------------------------------
+
+
+def by_group(report: Report | None) -> str:
+    """One row per group of workloads: the README's table."""
+    if report is None:
+        return NOTHING
+    rows = []
+    for name, group in report["groups"].items():
+        if group["rated"]:
+            p10, median = group["p10"], group["median"]
+            rows.append(
+                (
+                    name,
+                    str(group["rated"]),
+                    f"{p10['geomean']:.2f}",
+                    f"{median['geomean']:.2f}",
+                    f"{p10['worst']:.2f} ({p10['worst_workload']})",
+                )
+            )
+    heads = ("workloads", ">number", ">mean at p10", ">mean at median", "least at p10")
+    return f"{table(heads, rows)}\n\n{conditions(report)}"
+
+
+def by_workload(report: Report | None) -> str:
+    """One row per workload: the table of docs/ratios.md."""
+    if report is None:
+        return NOTHING
+    rows = []
+    for workload in report["workloads"]:
+        ours = workload["results"].get("nbops", {})
+        time = duration(ours["p10_ns"]) if "p10_ns" in ours else ""
+        best = workload["best"]
+        if best is None:
+            rows.append((workload["name"], time, "", "", f"no ratio: {workload['refused']}"))
+            continue
+        peers = dict.fromkeys(best[key]["peer"] for key in ("p10", "median"))
+        ratios = (f"{best[key]['ratio']:.2f}" for key in ("p10", "median"))
+        rows.append((workload["name"], time, *ratios, " / ".join(peers)))
+    heads = ("workload", ">nbops, p10", ">ratio at p10", ">ratio at median", "best peer")
+    return f"{table(heads, rows)}\n\n{conditions(report)}"
+
+
+def conditions(report: Report) -> str:
+    """The machine and the libraries."""
+    machine = report["machine"]
+    versions = [
+        f"{name} {library['versions'].get(name, next(iter(library['versions'].values())))}"
+        for name, library in report["libraries"].items()
+        if library["status"] == "ok" and name != "nbops"
+    ]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, nbops {machine['nbops']}; "
+        f"{', '.join(versions)}; {report['settings']['rounds']} rounds."
+    )
+
+
+def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; columns whose name starts with ``>`` are aligned to the right."""
+    rule = ["---:" if head.startswith(">") else "---" for head in heads]
+    lines = [
+        [head.removeprefix(">") for head in heads],
+        rule,
+        *([w.replace("|", "\\|") for w in r] for r in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# ---- pages ------------------------------------------------------------------------------------------
+
+PAGES: dict[Path, Callable[[Report | None], str]] = {
+    ROOT / "README.md": by_group,
+    ROOT / "docs" / "ratios.md": by_workload,
+}
+
+
+def replaced(text: str, made: str) -> str:
+    """A page with what stands between the comments made anew.
+
+    Raises
+    ------
+    ValueError
+        When the comments are not there, once each and in this order.
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise ValueError(f"expected {BEGIN} and {END} once in the page")
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{made}\n\n{END}", text)
+
+
+def main() -> None:
+    """Write the pages."""
+    report = read()
+    for page, make in PAGES.items():
+        page.write_text(replaced(page.read_text(encoding="utf-8"), make(report)), encoding="utf-8")
+        print(f"wrote {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
