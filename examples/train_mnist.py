@@ -3,6 +3,7 @@
     python examples/train_mnist.py                                    # 5 epochs of RMSprop
     python examples/train_mnist.py --optimizer sgd --epochs 10        # as in the book, chapter 2
     python examples/train_mnist.py --ops tensorflow --json tensorflow.json
+    python examples/train_mnist.py --checkpoint run                   # Ctrl-C, and again to go on
 
 sgd is the book's plain gradient descent, w ← w - learning_rate × gradient, over the digits in their order.
 After ten epochs its accuracy is 0.81 or 0.82; the seed decides, not the ops. rmsprop and adam, of Keras,
@@ -11,6 +12,9 @@ shuffle the digits in each epoch, as Keras's fit does.
 The digits come from --data; without it from Keras's download, and offline from a subset of 5,000 that ships
 with this example. The same --seed gives the same initial weights, whichever ops train them. The first epoch's
 time includes tracing the graph and, the first time ever, compiling the ops.
+
+With --checkpoint a run that was stopped, by Ctrl-C, SIGTERM or a crash, goes on where it was and ends with
+the weights of one that never stopped.
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
+import zlib
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +42,14 @@ LOSS_EVERY = 100  # batches
 
 class UserError(Exception):
     """Something the user can put right, told in one line."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; like Ctrl-C, but another exit code."""
+
+
+def terminate(number: int, frame: Any) -> NoReturn:
+    raise Terminated
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,6 +94,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--ops", choices=["nbops", "tensorflow"], default="nbops", help="(default: nbops)")
     add("--target", choices=["auto", "cpu", "cuda"], default="auto", help="where to run (default: auto)")
     add("--seed", type=at_least(0), default=1234, help="of the initial weights (default: 1234)")
+    add("--checkpoint", type=Path, metavar="DIR", help="keep the run there; go on with the one that is there")
     add("--json", type=Path, metavar="FILE", help="write losses, accuracy and times")
     add("--plot", type=Path, metavar="FILE", help="draw learning curves and misread digits: .png, .pdf, .svg")
     options = parser.parse_args(arguments)
@@ -100,14 +115,17 @@ def check_outputs(options: argparse.Namespace) -> None:
             raise UserError(
                 f"{options.plot}: can't draw this; expected one of .{', .'.join(mnist_plots.formats())}"
             )
-    for path in filter(None, (options.json, options.plot)):
-        existed = path.exists()
+    from nbops.files import check_writable
+
+    for path in filter(None, (options.json, options.plot, options.checkpoint)):
         try:
-            path.open("ab").close()
+            if path is options.checkpoint:
+                path.mkdir(parents=True, exist_ok=True)
+                check_writable(path / "checkpoint.npz")
+            else:
+                check_writable(path)
         except OSError as error:
             raise UserError(f"{path}: can't be written: {error.strerror}") from None
-        if not existed:
-            path.unlink()
 
 
 def choose_target(target: str, ops: str) -> AbstractContextManager[Any]:
@@ -134,13 +152,14 @@ def choose_target(target: str, ops: str) -> AbstractContextManager[Any]:
 
 @dataclass
 class Results:
-    """What training gave: per epoch, and the final predictions on the test images."""
+    """What training gave: the epochs, and the final predictions on the test images."""
 
-    losses: list[list[float]] = field(default_factory=list)
-    accuracies: list[list[float]] = field(default_factory=list)
-    test_accuracies: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    predictions: Any = None
+    epochs: list[Any]  # of nbops.nn.Epoch
+    predictions: Any
+
+    @property
+    def test_accuracies(self) -> list[float]:
+        return [epoch.metrics["test_accuracy"] for epoch in self.epochs]
 
 
 def train(options: argparse.Namespace, digits: Any) -> Results:
@@ -149,6 +168,7 @@ def train(options: argparse.Namespace, digits: Any) -> Results:
     import numpy as np
     from tqdm import tqdm
 
+    from nbops.checkpoints import CheckpointError
     from nbops.nn import Epoch, NaiveDense, NaiveSequential, Progress, evaluate, fit, predict
 
     rng = np.random.default_rng(options.seed)
@@ -162,15 +182,17 @@ def train(options: argparse.Namespace, digits: Any) -> Results:
     if options.optimizer != "sgd":
         optimizer = keras.optimizers.get(options.optimizer)
         optimizer.learning_rate = options.learning_rate
-    results = Results()
+    bar: Any = None
     seen: list[float] = []
 
-    def new_bar(epoch: int) -> Any:
-        name = f"epoch {epoch + 1}/{options.epochs}"
-        return tqdm(total=len(digits.train_labels), desc=name, unit=" images", unit_scale=True)
-
     def on_batch(progress: Progress) -> None:
-        if progress.batch == 0:
+        nonlocal bar
+        if bar is None:
+            name = f"epoch {progress.epoch + 1}/{options.epochs}"
+            done = progress.batch * options.batch_size
+            bar = tqdm(
+                total=len(digits.train_labels), initial=done, desc=name, unit=" images", unit_scale=True
+            )
             seen.clear()
         seen.append(progress.accuracy)
         bar.set_postfix_str(f"loss {progress.loss:.4f}, accuracy {np.mean(seen):.4f}", refresh=False)
@@ -178,33 +200,49 @@ def train(options: argparse.Namespace, digits: Any) -> Results:
 
     def on_epoch(epoch: Epoch) -> None:
         nonlocal bar
-        results.losses.append(epoch.losses)
-        results.accuracies.append(epoch.accuracies)
-        results.seconds.append(epoch.seconds)
-        results.test_accuracies.append(evaluate(model, digits.test_images, digits.test_labels).accuracy)
+        accuracy = evaluate(model, digits.test_images, digits.test_labels).accuracy
+        epoch.metrics["test_accuracy"] = accuracy
         bar.set_postfix_str(
             f"loss {np.mean(epoch.losses):.4f}, accuracy {np.mean(epoch.accuracies):.4f}, "
-            f"test accuracy {results.test_accuracies[-1]:.4f}"
+            f"test accuracy {accuracy:.4f}"
         )
         bar.close()
-        if epoch.number + 1 < options.epochs:
-            bar = new_bar(epoch.number + 1)
+        bar = None
 
-    bar = new_bar(0)
-    fit(
-        model,
-        digits.train_images,
-        digits.train_labels,
-        options.epochs,
-        options.batch_size,
-        learning_rate=options.learning_rate,
-        optimizer=optimizer,
-        shuffle_seed=options.seed if optimizer else None,
-        on_batch=on_batch,
-        on_epoch=on_epoch,
-    )
-    results.predictions = predict(model, digits.test_images)
-    return results
+    try:
+        epochs = fit(
+            model,
+            digits.train_images,
+            digits.train_labels,
+            options.epochs,
+            options.batch_size,
+            learning_rate=options.learning_rate,
+            optimizer=optimizer,
+            shuffle_seed=options.seed if optimizer else None,
+            on_batch=on_batch,
+            on_epoch=on_epoch,
+            checkpoint=open_checkpoint(options, digits),
+        )
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
+    finally:
+        if bar is not None:  # stopped
+            bar.close()
+    return Results(epochs, predict(model, digits.test_images))
+
+
+def open_checkpoint(options: argparse.Namespace, digits: Any) -> Any:
+    """Where the run is kept, told apart from runs that would end with other weights."""
+    from nbops.checkpoints import Checkpoint
+
+    if options.checkpoint is None:
+        return None
+    settings = {
+        "--" + name.replace("_", "-"): getattr(options, name)
+        for name in ("ops", "optimizer", "learning_rate", "batch_size", "seed")
+    }
+    data = zlib.crc32(digits.train_labels.tobytes(), zlib.crc32(digits.train_images))
+    return Checkpoint(options.checkpoint, {**settings, "--data with checksum": f"{data:08x}"})
 
 
 # ---- after training ---------------------------------------------------------------------------------
@@ -212,6 +250,8 @@ def train(options: argparse.Namespace, digits: Any) -> Results:
 
 def write_json(options: argparse.Namespace, digits: Any, results: Results) -> None:
     """What was asked for, and what came of it; `losses` has batches 0, 100, 200, … of each epoch."""
+    from nbops.files import replacing
+
     record = {
         "ops": options.ops,
         "target": options.target,
@@ -222,29 +262,33 @@ def write_json(options: argparse.Namespace, digits: Any, results: Results) -> No
         "seed": options.seed,
         "data": digits.source,
         "train_images": len(digits.train_labels),
-        "epoch_seconds": results.seconds,
-        "losses": [loss for epoch in results.losses for loss in epoch[::LOSS_EVERY]],
+        "epoch_seconds": [epoch.seconds for epoch in results.epochs],
+        "losses": [loss for epoch in results.epochs for loss in epoch.losses[::LOSS_EVERY]],
         "test_accuracies": results.test_accuracies,
         "accuracy": results.test_accuracies[-1],
     }
-    options.json.write_text(json.dumps(record, indent=2) + "\n")
+    with replacing(options.json) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def write_plot(options: argparse.Namespace, digits: Any, results: Results) -> None:
     """The learning curves and the misread digits."""
     import mnist_plots
 
-    mnist_plots.draw(
-        options.plot,
-        f"784-512-10 on {len(digits.train_labels):,} digits, {options.ops} ops, {options.optimizer} at "
-        f"{options.learning_rate:g}",
-        results.losses,
-        results.accuracies,
-        results.test_accuracies,
-        digits.test_images,
-        digits.test_labels,
-        results.predictions,
-    )
+    from nbops.files import replacing
+
+    with replacing(options.plot) as temporary:
+        mnist_plots.draw(
+            temporary,
+            f"784-512-10 on {len(digits.train_labels):,} digits, {options.ops} ops, {options.optimizer} at "
+            f"{options.learning_rate:g}",
+            [epoch.losses for epoch in results.epochs],
+            [epoch.accuracies for epoch in results.epochs],
+            results.test_accuracies,
+            digits.test_images,
+            digits.test_labels,
+            results.predictions,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -273,8 +317,13 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"train_mnist.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        hint = f"; the same command goes on from {options.checkpoint}" if options.checkpoint else ""
+        print(f"train_mnist.py: stopped{hint}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(main())
