@@ -528,10 +528,12 @@ def _elementwise(formula: Callable[..., Any], name: str | None, integers: Intege
     if len(arguments) not in nests.BY_ARITY:
         raise TypeError(f"{own_name}: the formula takes {len(arguments)} arguments; expected 1 to 5")
     signature = Signature((((),) * len(arguments)), ((),))
+    kernel = Kernel(nests.BY_ARITY[len(arguments)], signature, own_name, formula=formula)
+    kernel.tune(cuda="nbops.tuned.cuda.elementwise:plan")
     return Op(
         own_name,
         signature,
-        Kernel(nests.BY_ARITY[len(arguments)], signature, own_name, formula=formula),
+        kernel,
         Types.parse(None, len(arguments), 1, integers),
         arguments,
         nanoseconds,

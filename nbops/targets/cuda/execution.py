@@ -95,7 +95,7 @@ def launch_frame(kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Devi
     operands = tuple(inspect.signature(kernel.loop).parameters)
     batch_rank = int(table[0, frame.BATCH_RANK])
     where = places(signature, operands, batch_rank)
-    call = Call(dtypes, table, where, device.compute_capability, device.multiprocessors)
+    call = Call(dtypes, table, where, device.compute_capability, device.multiprocessors, kernel, operands)
     planner = kernel.cuda_planner
     plan = None if planner is None else resolve_planner(planner)(call)
     if plan is None:

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from nbops import compiler, frame
+from nbops.kernel import Kernel
 
 __all__ = ["Call", "CudaKernel", "Dim3", "Launch", "Plan", "resolve_planner"]
 
@@ -125,6 +126,10 @@ class Call:
     compute_capability : tuple of 2 int
     multiprocessors : int
         How many the device has.
+    kernel : Kernel
+        Whose loop is called; an elementwise op's planner takes the formula from it.
+    operands : tuple of str
+        The loop's parameters.
     """
 
     dtypes: Dtypes
@@ -132,6 +137,8 @@ class Call:
     places: Mapping[str, int] = field(repr=False)
     compute_capability: tuple[int, int]
     multiprocessors: int
+    kernel: Kernel = field(repr=False)
+    operands: tuple[str, ...]
 
     def __getitem__(self, name: str) -> int:
         return int(self.frame.flat[self.places[name]])

@@ -43,7 +43,18 @@ from nbops.targets.cuda.toolchain import array_type, cuda, device_function, intr
 from nbops.targets.cuda.words import all_names, places
 from nbops.tuned.twins import Twin
 
-__all__ = ["plan"]
+__all__ = [
+    "NARROW",
+    "SERIAL",
+    "THREADS",
+    "index",
+    "loop",
+    "most_blocks",
+    "on_device",
+    "operands",
+    "operands_intrinsic",
+    "plan",
+]
 
 THREADS = 128
 #: Blocks per multiprocessor of a strided grid: enough to hide the latency of memory.
@@ -72,7 +83,7 @@ def _steps(signature: Signature, call: Call) -> int:
 
 def _launch(compiled: CudaKernel, kernel: Kernel, call: Call) -> Launch:
     structure = _structure(kernel)
-    limit = max(call.multiprocessors, 1) * WAVES
+    limit = most_blocks(call)
     items = call["items"]
     # What prange runs over is not known without running the loop; the largest axis is as much as it can be
     # in all but odd loops, and the grid's stride makes every grid right.
@@ -90,6 +101,11 @@ def _launch(compiled: CudaKernel, kernel: Kernel, call: Call) -> Launch:
         threads = (32, 1, 1)  # few items are the rule, and more blocks reach more multiprocessors
         grid = (min(-(-items // 32), limit), 1, 1)
     return Launch(compiled, grid, threads)
+
+
+def most_blocks(call: Call) -> int:
+    """The size of a strided grid."""
+    return max(call.multiprocessors, 1) * WAVES
 
 
 @functools.cache
@@ -125,8 +141,8 @@ def _compiled(
         template,
         parameters=names,
         name=f"{kernel.name}_{'_'.join(d.name for d in dtypes)}",
-        loop=device_function(_on_device(kernel.loop, ranges)),
-        operands=_operands_intrinsic(signature, operands, dtypes, layout, batch_rank, narrow),
+        loop=device_function(on_device(kernel.loop, ranges)),
+        operands=operands_intrinsic(signature, operands, dtypes, layout, batch_rank, narrow),
         index=types.uint32 if narrow else types.int64,
         ITEMS=names.index("items"),
         COLUMNS=names.index("columns") if signature.is_elementwise else 0,
@@ -185,7 +201,7 @@ def _numpy_on_device() -> ModuleType:
     return stand_in
 
 
-def _on_device(function: Callable[..., Any], ranges: dict[str, Any]) -> Callable[..., Any]:
+def on_device(function: Callable[..., Any], ranges: dict[str, Any]) -> Callable[..., Any]:
     """A copy of a loop, or of a helper, in which every name means what it does on a GPU."""
     source = getattr(function, "py_func", function)
     assert isinstance(source, FunctionType)
@@ -219,16 +235,16 @@ def _replacement(value: Any, caller: FunctionType, ranges: dict[str, Any]) -> An
     if isinstance(value, Twin):
         return _twin_on_device(value)
     if isinstance(getattr(value, "py_func", value), FunctionType) and value is not caller:
-        return device_function(_on_device(value, _SERIAL))
+        return device_function(on_device(value, SERIAL))
     return value
 
 
-_SERIAL = {"prange": range, "lanes": range}
+SERIAL = {"prange": range, "lanes": range}
 
 
 @functools.cache
 def _twin_on_device(twin: Twin) -> Any:
-    sources = {key: device_function(_on_device(f, _SERIAL)) for key, f in twin.portable.items()}
+    sources = {key: device_function(on_device(f, SERIAL)) for key, f in twin.portable.items()}
     if list(sources) == [None]:
         return sources[None]
     return _by_type(twin, sources)
@@ -317,7 +333,7 @@ def run_items_of_thread(words: Any) -> None:
 # ---- a batch item's arrays ----------------------------------------------------------------------------
 
 
-def _operands_intrinsic(
+def operands_intrinsic(
     signature: Signature,
     operand_names: tuple[str, ...],
     dtypes: Dtypes,
