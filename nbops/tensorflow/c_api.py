@@ -21,7 +21,7 @@ import tensorflow as tf
 
 __all__ = ["INDEX", "address_table", "function", "missing_symbols"]
 
-INVALID_ARGUMENT, INTERNAL = 3, 13  # TF_Code
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED, INTERNAL = 3, 8, 13  # TF_Code
 
 #: What compiled code calls, in the order of the address table.
 CALLED_BY_KERNELS = (
@@ -31,6 +31,7 @@ CALLED_BY_KERNELS = (
     "TF_SetStatus",
     "TF_GetInput",
     "TF_AllocateOutput",
+    "TF_AllocateTemp",
     "TF_TensorData",
     "TF_TensorType",
     "TF_NumDims",

@@ -36,12 +36,13 @@ from nbops.targets.calls import call_int, call_word
 from nbops.targets.tasks import frame_pointer
 from nbops.tensorflow.c_api import INDEX, INVALID_ARGUMENT
 
-__all__ = ["compute_native", "infer_native"]
+__all__ = ["compile_compute", "compute_native", "infer_native"]
 
 # The descriptor's words. Behind them, one row per operand: which dtype it has, and whether it is swapped.
 API, STATE, TABLE, TABLE_LENGTH, SLOTS, RUN, REQUEST, FAIL, PICOSECONDS, GRAIN, MESSAGE, LEADER, NUMBER = (
     range(13)
 )
+PLANS, PLAN, DRIVER_FAILED = range(13, 16)  # for a GPU
 OPERANDS = 16
 TYPE, SWAPPED, OPERAND_WIDTH = 0, 1, 2
 GENERIC = 0  # an operand of type T
@@ -135,7 +136,7 @@ def compute(kernel: int, context: int) -> None:
             if tensors[o] != 0:
                 geometry[o, POINTER] = call_word(api[TENSOR_DATA], tensors[o])
     if good:
-        good = run_frame(words, table, geometry, dtype, status)
+        good = run_frame(words, table, geometry, dtype, context, status)
     if not good:
         call_word(api[FAILURE], context, status)
     for o in range(n_operands):
@@ -144,7 +145,7 @@ def compute(kernel: int, context: int) -> None:
     call_word(api[DELETE_STATUS], status)
 
 
-def run_frame(words: Any, table: Any, geometry: Any, dtype: int, status: int) -> bool:
+def run_frame(words: Any, table: Any, geometry: Any, dtype: int, context: int, status: int) -> bool:
     """Build the frame, choose serial or parallel, and run; False after an error."""
     n_inputs, n_operands = table[0], table[1]
     call = np.zeros((1 + n_operands, WIDTH), np.int64)
@@ -221,15 +222,18 @@ def infer(descriptor: int, context: int, status: int) -> None:
 
 @functools.cache
 def compute_native() -> Any:
-    """`compute` as machine code, with the C signature that TensorFlow expects."""
-    helpers: dict[str, Any] = {
+    """`compute` for the CPU, as machine code with the C signature that TensorFlow expects."""
+    return compile_compute(run_frame, "tensorflow")
+
+
+def compile_compute(run: Any, name: str, **helpers: Any) -> Any:
+    """`compute` as machine code, around the function that runs a frame; see `run_frame`."""
+    names: dict[str, Any] = {
         "itemsize_of": compiler.jit(itemsize_of),
         "swap_last": compiler.jit(swap_last),
+        "run_frame": compiler.jit(compiler.specialise(run, name, **helpers)),
     }
-    helpers["run_frame"] = compiler.jit(compiler.specialise(run_frame, "tensorflow"))
-    return compiler.native(
-        types.void(types.int64, types.int64), compiler.specialise(compute, "tensorflow", **helpers)
-    )
+    return compiler.native(types.void(types.int64, types.int64), compiler.specialise(compute, name, **names))
 
 
 @functools.cache

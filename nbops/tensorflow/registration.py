@@ -13,7 +13,7 @@ import re
 import threading
 import traceback
 import types
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -27,8 +27,9 @@ from tensorflow.python.framework import op_def_registry
 from nbops import frame
 from nbops.op import Op
 from nbops.targets import cpu
-from nbops.tensorflow import native
+from nbops.tensorflow import gpu, native
 from nbops.tensorflow.c_api import INTERNAL, INVALID_ARGUMENT, address_table, function
+from nbops.tensorflow.registered import Registered, address_of, dtypes_of, set_status, variants
 
 __all__ = ["Registered", "register", "registered_name"]
 
@@ -37,22 +38,7 @@ NUMBERS = (tf.float32, tf.float64, tf.int32, tf.int64)
 
 _pointer, _int, _text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p
 
-#: The registered variants; a descriptor's NUMBER is the index into it.
-_variants: list[Registered] = []
 _registering = threading.RLock()
-
-
-@dataclass
-class Registered:
-    """One registered TensorFlow op: an nbops op, and which of its matrices it reads transposed."""
-
-    op: Op
-    swapped: tuple[bool, ...]
-    name: str
-    wrapper: Any = None
-    descriptor: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    keep: list[Any] = field(default_factory=list)  # memory and machine code that TensorFlow points to
 
 
 def allowed_dtypes(op: Op) -> tuple[tf.DType, ...]:
@@ -101,7 +87,7 @@ def _define(op: Op, swapped: tuple[bool, ...]) -> Registered:
         serial += 1
     entry = Registered(op, swapped, name)
     entry.descriptor = _descriptor(entry)
-    _variants.append(entry)
+    variants.append(entry)
     create, infer = _trampolines(entry)
     status = function("TF_NewStatus", _pointer)()
     builder = function("TF_NewOpDefinitionBuilder", _pointer, _text)(name.encode())
@@ -120,14 +106,22 @@ def _define(op: Op, swapped: tuple[bool, ...]) -> Registered:
     function("TF_OpDefinitionBuilderSetShapeInferenceFunction", None, _pointer, _pointer)(builder, infer)
     function("TF_RegisterOpDefinition", None, _pointer, _pointer)(builder, status)
     _raise_on_error(status, name)
-    compute = native.compute_native().address
     new_kernel = function("TF_NewKernelBuilder", _pointer, _text, _text, _pointer, _pointer, _pointer)
-    kernel = new_kernel(name.encode(), b"CPU", create, compute, None)
-    # takes ownership of the builder
-    function("TF_RegisterKernelBuilder", None, _text, _pointer, _pointer)(name.encode(), kernel, status)
-    _raise_on_error(status, name)
+    for device, compute in _kernels().items():
+        kernel = new_kernel(name.encode(), device.encode(), create, compute().address, None)
+        # takes ownership of the builder
+        function("TF_RegisterKernelBuilder", None, _text, _pointer, _pointer)(name.encode(), kernel, status)
+        _raise_on_error(status, name)
     function("TF_DeleteStatus", None, _pointer)(status)
     return entry
+
+
+def _kernels() -> dict[str, Callable[[], Any]]:
+    """What makes the compute function for each of TensorFlow's devices."""
+    kernels: dict[str, Callable[[], Any]] = {"CPU": native.compute_native}
+    if gpu.available():
+        kernels["GPU"] = gpu.compute_native
+    return kernels
 
 
 def _spell(kind: str) -> str:
@@ -160,18 +154,20 @@ def _descriptor(entry: Registered) -> np.ndarray:
     words[native.TABLE_LENGTH] = table.size
     words[native.SLOTS] = entry.slots.ctypes.data
     words[native.RUN] = cpu.run_native().address
-    words[native.REQUEST] = _address(_request)
-    words[native.FAIL] = _address(_fail)
+    words[native.REQUEST] = address_of(_request)
+    words[native.FAIL] = address_of(_fail)
     words[native.PICOSECONDS] = max(int(op.nanoseconds * 1000), 1)
     words[native.GRAIN] = 64 if op.signature.is_elementwise else 1
     words[native.MESSAGE] = message.ctypes.data
     words[native.LEADER] = op.types.inputs.index("T") if "T" in op.types.inputs else 0
-    words[native.NUMBER] = len(_variants)
+    words[native.NUMBER] = len(variants)
     for index, kind in enumerate(kinds):
         row = native.OPERANDS + native.OPERAND_WIDTH * index
         words[row + native.TYPE] = native.GENERIC if kind == "T" else tf.as_dtype(kind).as_datatype_enum
         words[row + native.SWAPPED] = index < op.n_inputs and entry.swapped[index]
     entry.keep += [table, message]
+    if gpu.available():
+        entry.keep.append(gpu.describe(words))
     return words
 
 
@@ -207,40 +203,29 @@ def _trampolines(entry: Registered) -> tuple[int, int]:
 @ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)
 def _request(number: int, dtype: int, layout: int, parallel: int, status: int) -> int:
     """Compile a task and put its address into its slot."""
-    entry = _variants[number]
+    entry = variants[number]
     try:
         op = entry.op
-        own = tf.as_dtype(dtype).as_numpy_dtype
-        kinds = op.types.inputs + op.types.outputs
-        dtypes = tuple(np.dtype(own if kind == "T" else kind) for kind in kinds)
-        address = op.kernel.task(dtypes, layout, parallel=bool(parallel))
+        address = op.kernel.task(dtypes_of(op, dtype), layout, parallel=bool(parallel))
         layouts = (1 << op.n_inputs) + 1
         column = layouts - 1 if layout == frame.GENERAL else layout
         slot = 2 * (dtype * layouts + column) + parallel
         entry.slots[slot] = address or native.NO_PARALLEL_TASK
     except Exception:
-        _set_status(status, INTERNAL, f"{entry.op.name}: compiling failed\n{traceback.format_exc()}")
+        set_status(status, INTERNAL, f"{entry.op.name}: compiling failed\n{traceback.format_exc()}")
     return 0
 
 
 @ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 4)
 def _fail(number: int, status: int, geometry: int, code: int) -> int:
     """Turn an error code of `frame.infer_shapes` into a status with the message that arrays get."""
-    op = _variants[number].op
+    op = variants[number].op
     n_operands = len(op.signature.operands)
     words = (ctypes.c_int64 * (n_operands * frame.GEOMETRY_WIDTH)).from_address(geometry)
     rows = np.ctypeslib.as_array(words).reshape(n_operands, frame.GEOMETRY_WIDTH)
     message = op.signature.explain(code, rows, op.name, op.arguments)
-    _set_status(status, INVALID_ARGUMENT, message)
+    set_status(status, INVALID_ARGUMENT, message)
     return 0
-
-
-def _set_status(status: int, code: int, message: str) -> None:
-    function("TF_SetStatus", None, _pointer, _int, _text)(status, code, message.encode())
-
-
-def _address(callback: Any) -> int:
-    return int(ctypes.cast(callback, ctypes.c_void_p).value or 0)
 
 
 # ---- Python wrapper and gradient ---------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,13 @@ from nbops.kernel import Kernel
 from nbops.targets import cuda
 from nbops.targets.cuda import costs, devices, execution, kernels, residence, toolchain
 from nbops.targets.cuda.driver import Driver, Gpu
-from tests.targets.cuda import FakeArray, FakeDriverLibrary, FakeLibrary, needs_compiler
+from tests.targets.cuda import (
+    FakeArray,
+    FakeDriverLibrary,
+    FakeLibrary,
+    copies_through_workspace,
+    needs_compiler,
+)
 
 pytestmark = needs_compiler
 
@@ -151,7 +158,7 @@ def test_mixed_residence_says_how_to_fix_it(library: FakeLibrary) -> None:
 
 
 @pytest.fixture
-def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[Gpu, FakeDriverLibrary]:
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gpu, FakeDriverLibrary]]:
     """A GPU whose driver is the emulator, in place of this machine's."""
     library = FakeDriverLibrary()
     gpu = Gpu(Driver(library), 0)
@@ -160,7 +167,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[Gpu, FakeDriverLibrary]:
     monkeypatch.setattr(cuda, "require", lambda target: None)
     monkeypatch.setattr(devices, "default_device", lambda target: gpu)
     monkeypatch.setattr(cuda, "_costs", lambda: costs.SHIPPED)
-    return gpu, library
+    yield gpu, library
+    assert not library.errors
 
 
 def test_a_call_through_the_driver(fake_gpu: Any, rng: np.random.Generator) -> None:
@@ -188,10 +196,10 @@ def test_what_is_kept_goes_back_when_there_is_no_room(fake_gpu: Any) -> None:
         gpu.allocate(4096)
 
 
-def test_an_error_of_the_driver_is_named(fake_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_driver_is_named(fake_gpu: Any) -> None:
     gpu, library = fake_gpu
-    monkeypatch.setattr(library.cuStreamSynchronize, "call", lambda stream: 719)
-    with pytest.raises(RuntimeError, match="cuStreamSynchronize failed with error 719"):
+    library.failing["cuStreamSynchronize"] = 719
+    with pytest.raises(RuntimeError, match="cuStreamSynchronize failed with CUDA_ERROR_719"):
         gpu.synchronize(0)
 
 
@@ -271,34 +279,8 @@ def test_a_plan_takes_the_place_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_planned_kernel_runs_with_a_workspace() -> None:
-    from nbops.targets.cuda.toolchain import cuda as device
-    from nbops.targets.cuda.toolchain import intrinsic, types
-
-    @intrinsic
-    def copy_word(typingctx: Any, target: Any, source: Any) -> Any:
-        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-            pointer = context.get_value_type(types.int64).as_pointer()
-            value = builder.load(builder.inttoptr(arguments[1], pointer))
-            builder.store(value, builder.inttoptr(arguments[0], pointer))
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64), codegen
-
-    def to_workspace(items: int, x: int, workspace: int) -> None:
-        i = CUDA.grid(1)
-        if i < items:
-            COPY(workspace + 8 * i, x + 8 * i)
-
-    def from_workspace(items: int, out: int, workspace: int) -> None:
-        i = CUDA.grid(1)
-        if i < items:
-            COPY(out + 8 * i, workspace + 8 * i)
-
     def plan(call: kernels.Call) -> kernels.Plan:
-        launches = [
-            kernels.Launch(kernels.CudaKernel(f, CUDA=device, COPY=copy_word), (1, 1, 1), (32, 1, 1))
-            for f in (to_workspace, from_workspace)
-        ]
+        launches = [kernels.Launch(kernel, (1, 1, 1), (32, 1, 1)) for kernel in copies_through_workspace()]
         return kernels.Plan(launches, workspace_bytes=8 * call["items"])
 
     tuned = Kernel(nbops.relu.kernel.loop, nbops.relu.signature, "copies")
@@ -307,10 +289,6 @@ def test_a_planned_kernel_runs_with_a_workspace() -> None:
     x, out = np.arange(5), np.full(5, -1)
     execution.run_on_copies(tuned, [x, out], (x.dtype, out.dtype), gpu)
     np.testing.assert_array_equal(out, x)
-
-
-CUDA: Any = None
-COPY: Any = None
 
 
 def test_a_planner_can_be_named() -> None:

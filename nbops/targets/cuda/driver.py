@@ -23,7 +23,7 @@ import numpy as np
 
 from nbops.targets.cuda.kernels import CudaKernel, Dim3
 
-__all__ = ["TABLE", "Driver", "Gpu", "current_device", "load", "missing"]
+__all__ = ["TABLE", "Driver", "Gpu", "current_device", "gpu", "load", "missing"]
 
 #: The driver's functions, and the types of their arguments.
 _PLACE = ctypes.c_void_p  # of a result
@@ -34,28 +34,31 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "cuGetErrorName": (ctypes.c_int, _PLACE),
     "cuDeviceGetCount": (_PLACE,),
     "cuDeviceGet": (_PLACE, ctypes.c_int),
-    "cuDeviceGetName": (ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
+    "cuDeviceGetName": (_PLACE, ctypes.c_int, ctypes.c_int),
     "cuDeviceGetAttribute": (_PLACE, ctypes.c_int, ctypes.c_int),
     "cuDevicePrimaryCtxRetain": (_PLACE, ctypes.c_int),
     "cuCtxGetCurrent": (_PLACE,),
     "cuCtxGetDevice": (_PLACE,),
     "cuCtxPushCurrent_v2": (_HANDLE,),
     "cuCtxPopCurrent_v2": (_PLACE,),
+    "cuCtxSynchronize": (),
+    "cuPointerGetAttribute": (_PLACE, ctypes.c_int, _ADDRESS),
     "cuMemGetInfo_v2": (_PLACE, _PLACE),
     "cuMemAlloc_v2": (_PLACE, ctypes.c_size_t),
     "cuMemFree_v2": (_ADDRESS,),
     "cuMemcpyHtoD_v2": (_ADDRESS, ctypes.c_void_p, ctypes.c_size_t),
     "cuMemcpyDtoH_v2": (ctypes.c_void_p, _ADDRESS, ctypes.c_size_t),
     "cuStreamSynchronize": (_HANDLE,),
-    "cuModuleLoadData": (_PLACE, ctypes.c_char_p),
+    "cuModuleLoadData": (_PLACE, ctypes.c_void_p),
     "cuModuleGetFunction": (_PLACE, _HANDLE, ctypes.c_char_p),
     "cuFuncSetAttribute": (_HANDLE, ctypes.c_int, ctypes.c_int),
     "cuLaunchKernel": (_HANDLE, *[ctypes.c_uint] * 7, _HANDLE, ctypes.c_void_p, ctypes.c_void_p),
 }
 OUT_OF_MEMORY = 2
-# CUdevice_attribute and CUfunction_attribute
+# CUdevice_attribute, CUfunction_attribute and CUpointer_attribute
 MULTIPROCESSORS, MAJOR, MINOR = 16, 75, 76
 MAX_DYNAMIC_SHARED = 8
+DEVICE_ORDINAL = 9
 #: What every kernel may use of dynamic shared memory without asking.
 SHARED_WITHOUT_ASKING = 48 * 1024
 
@@ -90,7 +93,7 @@ class Driver:
         if code == OUT_OF_MEMORY:
             raise MemoryError(f"{name}: the GPU has no room")
         if code:
-            raise RuntimeError(f"{name} failed with {self._error_name(code)}; see NVIDIA's driver API")
+            raise RuntimeError(f"{name} failed with {self.error_name(code)}; see NVIDIA's driver API")
 
     def get(self, name: str, kind: Any, *arguments: Any) -> Any:
         """Call a function whose first argument is the place of its result."""
@@ -98,7 +101,12 @@ class Driver:
         self(name, ctypes.byref(result), *arguments)
         return result.value
 
-    def _error_name(self, code: int) -> str:
+    def address(self, name: str) -> int:
+        """Where a function lies, for machine code that calls it."""
+        return int(ctypes.cast(self._functions[name], ctypes.c_void_p).value or 0)
+
+    def error_name(self, code: int) -> str:
+        """What the driver calls an error."""
         text = ctypes.c_char_p()
         if self._functions["cuGetErrorName"](code, ctypes.byref(text)) or not text.value:
             return f"error {code}"
@@ -147,11 +155,12 @@ class Gpu:
 
         self.compute_capability = attribute(MAJOR), attribute(MINOR)
         self.multiprocessors = attribute(MULTIPROCESSORS)
-        self._context = driver.get("cuDevicePrimaryCtxRetain", _HANDLE, handle)
+        self.context = driver.get("cuDevicePrimaryCtxRetain", _HANDLE, handle)
         self._lock = threading.RLock()
         self._kept: dict[int, list[int]] = defaultdict(list)
         self._sizes: dict[int, int] = {}
         self._functions: dict[CudaKernel, int] = {}
+        self._shared_bytes: dict[CudaKernel, int] = {}  # what a kernel may use of dynamic shared memory
         self._launches: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -160,7 +169,7 @@ class Gpu:
     @contextmanager
     def _current(self) -> Iterator[Driver]:
         """The driver, with this GPU's context current."""
-        self.driver("cuCtxPushCurrent_v2", self._context)
+        self.driver("cuCtxPushCurrent_v2", self.context)
         try:
             yield self.driver
         finally:
@@ -238,24 +247,27 @@ class Gpu:
         values = (ctypes.c_int64 * len(arguments))(*arguments)
         start = ctypes.addressof(values)
         pointers = (ctypes.c_void_p * len(arguments))(*range(start, start + ctypes.sizeof(values), 8))
+        function = self.function(kernel, shared_bytes)
         with self._current() as driver:
-            function = self._function(kernel)
-            if shared_bytes > SHARED_WITHOUT_ASKING:
-                driver("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED, shared_bytes)
             driver("cuLaunchKernel", function, *grid, *block, shared_bytes, stream, pointers, None)
         self._launches[kernel.name] += 1
 
-    def _function(self, kernel: CudaKernel) -> int:
-        with self._lock:
+    def function(self, kernel: CudaKernel, shared_bytes: int) -> int:
+        """The driver's handle of a kernel that may use this much dynamic shared memory."""
+        with self._lock, self._current() as driver:
             if kernel not in self._functions:
                 from nbops.targets.cuda.toolchain import compile_cubin, compile_ptx
 
                 ptx, entry = compile_ptx(kernel, self.compute_capability)
                 image = compile_cubin(ptx, self.compute_capability)
-                module = self.driver.get("cuModuleLoadData", _HANDLE, image)
-                name = entry.encode()
-                self._functions[kernel] = self.driver.get("cuModuleGetFunction", _HANDLE, module, name)
-            return self._functions[kernel]
+                module = driver.get("cuModuleLoadData", _HANDLE, image)
+                handle = driver.get("cuModuleGetFunction", _HANDLE, module, entry.encode())
+                self._functions[kernel], self._shared_bytes[kernel] = handle, SHARED_WITHOUT_ASKING
+            function = self._functions[kernel]
+            if shared_bytes > self._shared_bytes[kernel]:
+                driver("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED, shared_bytes)
+                self._shared_bytes[kernel] = shared_bytes
+            return function
 
     def report(self) -> str:
         """The kernels that were launched, and how often."""
@@ -276,9 +288,10 @@ def current_device() -> Gpu:
     if driver is None:
         raise RuntimeError(missing())
     context = driver.get("cuCtxGetCurrent", _HANDLE)
-    return _gpu(driver, driver.get("cuCtxGetDevice", ctypes.c_int) if context else 0)
+    return gpu(driver, driver.get("cuCtxGetDevice", ctypes.c_int) if context else 0)
 
 
 @functools.cache
-def _gpu(driver: Driver, ordinal: int) -> Gpu:
+def gpu(driver: Driver, ordinal: int) -> Gpu:
+    """The GPU of a number; the same object each time."""
     return Gpu(driver, ordinal)

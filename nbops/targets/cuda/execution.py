@@ -17,10 +17,10 @@ from nbops import frame
 from nbops.kernel import Kernel
 from nbops.targets.cuda import loops
 from nbops.targets.cuda.devices import Device
-from nbops.targets.cuda.kernels import Call, Dtypes, resolve_planner
+from nbops.targets.cuda.kernels import Call, Dtypes, Plan, resolve_planner
 from nbops.targets.cuda.words import WORKSPACE, places
 
-__all__ = ["launch_frame", "run_on_copies"]
+__all__ = ["allocated", "launch_frame", "plan_frame", "run_on_copies"]
 
 
 def run_on_copies(kernel: Kernel, operands: Sequence[np.ndarray], dtypes: Dtypes, device: Device) -> None:
@@ -92,14 +92,7 @@ def launch_frame(kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Devi
     written = [math.prod(_sizes(signature.axis_names, names, table)) for names in signature.outputs]
     if not table[0, frame.ITEMS] or not any(written):
         return
-    operands = tuple(inspect.signature(kernel.loop).parameters)
-    batch_rank = int(table[0, frame.BATCH_RANK])
-    where = places(signature, operands, batch_rank)
-    call = Call(dtypes, table, where, device.compute_capability, device.multiprocessors, kernel, operands)
-    planner = kernel.cuda_planner
-    plan = None if planner is None else resolve_planner(planner)(call)
-    if plan is None:
-        plan = loops.plan(kernel, call, operands)
+    plan, where = plan_frame(kernel, table, dtypes, device)
     with ExitStack() as stack:
         if plan.workspace_bytes:
             table[0, WORKSPACE] = stack.enter_context(allocated(device, plan.workspace_bytes, stream))
@@ -107,6 +100,18 @@ def launch_frame(kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Devi
         for launch in plan.launches:
             arguments = [int(words[where[name]]) for name in launch.kernel.parameters]
             device.launch(launch.kernel, launch.grid, launch.block, launch.shared_bytes, arguments, stream)
+
+
+def plan_frame(
+    kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Device
+) -> tuple[Plan, dict[str, int]]:
+    """What a frame's call is made of, and where each word that its launches name stands in the frame."""
+    operands = tuple(inspect.signature(kernel.loop).parameters)
+    where = places(kernel.signature, operands, int(table[0, frame.BATCH_RANK]))
+    call = Call(dtypes, table, where, device.compute_capability, device.multiprocessors, kernel, operands)
+    planner = kernel.cuda_planner
+    plan = None if planner is None else resolve_planner(planner)(call)
+    return (loops.plan(kernel, call, operands) if plan is None else plan), where
 
 
 def _sizes(axes: tuple[str, ...], own: tuple[str, ...], table: np.ndarray) -> list[Any]:
