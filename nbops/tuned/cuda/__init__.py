@@ -1,1 +1,15 @@
-"""CUDA kernels."""
+"""Kernels that replace an op's loop on a GPU: plain Python functions in `numba.cuda`'s language, and plans.
+
+============== ================================================================================
+vectors        the LLVM instructions that move 16 bytes
+memory         the same as functions that a kernel calls, for global and shared memory
+elementwise    16 bytes of every operand at a time, for every formula
+tiles          the sizes of a matrix product's tiles, and which one suits a call
+gemm_kernel    one block computes one tile of a matrix product
+gemm           plans: matmul as launches of it
+catalog        every kernel, with an example call: what the tests and the static bounds walk
+============== ================================================================================
+
+An op names its plan by a string, ``matmul.tune(cuda="nbops.tuned.cuda.gemm:matmul_plan")``, so that nothing
+here is imported before a CUDA target is used. See `nbops.targets.cuda.kernels` for what a plan is.
+"""

@@ -1,4 +1,4 @@
-"""The LLVM instructions that move 16 bytes between global memory and a thread's registers.
+"""The LLVM instructions that move 16 bytes between memory and a thread's registers.
 
 The pointer must be a multiple of 16. Elements below 32 bits travel as words, which are taken apart and put
 together here: the compiler would move a vector of them one by one.
@@ -25,11 +25,13 @@ def bits_of(element: Any) -> int:
 
 
 def read_vector(builder: Any, pointer: Any, element: Any) -> list[Any]:
-    """Emit one 128-bit load at a pointer to global memory; its values of LLVM type `element`."""
+    """Emit one 128-bit load; its values of LLVM type `element`."""
     bits = bits_of(element)
     part = element if bits >= 32 else WORD
     vector = ir.VectorType(part, 8 * VECTOR_BYTES // max(bits, 32))
-    loaded = builder.load(builder.bitcast(pointer, vector.as_pointer(GLOBAL)), align=VECTOR_BYTES)
+    loaded = builder.load(
+        builder.bitcast(pointer, vector.as_pointer(pointer.type.addrspace)), align=VECTOR_BYTES
+    )
     parts = [builder.extract_element(loaded, WORD(i)) for i in range(vector.count)]
     if bits >= 32:
         return parts
@@ -42,7 +44,7 @@ def read_vector(builder: Any, pointer: Any, element: Any) -> list[Any]:
 
 
 def write_vector(builder: Any, pointer: Any, elements: list[Any]) -> None:
-    """Emit one 128-bit store of 16 bytes of elements at a pointer to global memory."""
+    """Emit one 128-bit store of 16 bytes of elements."""
     bits = bits_of(elements[0].type)
     if bits < 32:
         elements = [_word(builder, elements[i : i + 32 // bits]) for i in range(0, len(elements), 32 // bits)]
@@ -50,7 +52,9 @@ def write_vector(builder: Any, pointer: Any, elements: list[Any]) -> None:
     value = ir.Constant(vector, ir.Undefined)
     for index, element in enumerate(elements):
         value = builder.insert_element(value, element, WORD(index))
-    builder.store(value, builder.bitcast(pointer, vector.as_pointer(GLOBAL)), align=VECTOR_BYTES)
+    builder.store(
+        value, builder.bitcast(pointer, vector.as_pointer(pointer.type.addrspace)), align=VECTOR_BYTES
+    )
 
 
 def _word(builder: Any, elements: list[Any]) -> Any:

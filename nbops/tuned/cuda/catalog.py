@@ -1,0 +1,105 @@
+"""Every tuned kernel, each by a call that uses it: what the tests and the static bounds walk.
+
+A kernel is compiled for a call: its dtype, how its operands lie, how many multiprocessors there are. So an
+entry is such a call, and the kernels are those of its plan. A call is described, not made: nothing is
+allocated, and nothing runs.
+
+Examples
+--------
+>>> from nbops.tuned.cuda.catalog import CATALOG, launches
+>>> launch = launches(CATALOG["matmul NN"], "float32", (9, 0))[0]
+>>> launch.kernel.name, launch.block
+('product_float32_128x128_p4r4', (256, 1, 1))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from nbops import frame
+from nbops.op import registry
+from nbops.targets.cuda.execution import plan_frame
+from nbops.targets.cuda.kernels import Launch
+
+__all__ = ["CATALOG", "Example", "launches"]
+
+#: What device memory is aligned to at least.
+ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class Example:
+    """A call.
+
+    Parameters
+    ----------
+    op : str
+        The op's name in `nbops.op.registry`.
+    shapes : sequence of tuple of int
+        Of the inputs.
+    transposed : sequence of int, optional
+        Inputs whose last two axes are exchanged in memory.
+    dtypes : sequence of str, optional
+    multiprocessors : int, optional
+        Of the GPU; the plan depends on it.
+    """
+
+    op: str
+    shapes: Sequence[tuple[int, ...]]
+    transposed: Sequence[int] = ()
+    dtypes: Sequence[str] = ("float32", "float64")
+    multiprocessors: int = 132
+
+
+LARGE = 4096, 4096
+
+CATALOG = {
+    "matmul NN": Example("matmul", (LARGE, LARGE)),
+    "matmul NT": Example("matmul", (LARGE, LARGE), transposed=(1,)),
+    "matmul TN": Example("matmul", (LARGE, LARGE), transposed=(0,)),
+    "matmul TT": Example("matmul", (LARGE, LARGE), transposed=(0, 1)),
+    "matmul of odd sizes": Example("matmul", ((1023, 1025), (1025, 1027))),
+    "matmul, small": Example("matmul", ((512, 512), (512, 512))),
+    "matmul, smaller": Example("matmul", ((128, 512), (512, 128))),
+}
+
+
+def launches(example: Example, dtype: str, compute_capability: tuple[int, int] = (9, 0)) -> Sequence[Launch]:
+    """The launches that a call is made of.
+
+    Parameters
+    ----------
+    example : Example
+    dtype : str
+        One of the example's.
+    compute_capability : tuple of 2 int, optional
+    """
+    kernel = registry[example.op].kernel
+    signature = kernel.signature
+    operands = len(signature.operands)
+    itemsize = np.dtype(dtype).itemsize
+    geometry = frame.new_geometry(operands)
+    for row in geometry:
+        row[frame.POINTER], row[frame.ITEMSIZE] = ALIGNMENT, itemsize
+    for row, shape in zip(geometry, example.shapes, strict=False):
+        frame.set_shape(row, shape)
+    error = frame.infer_shapes(signature.table, geometry)
+    if error:
+        raise ValueError(f"{example.op}: shapes {example.shapes} don't match")
+    for operand, row in enumerate(geometry):
+        frame.set_contiguous(geometry, operand)
+        if operand in example.transposed:
+            shape = frame.get_shape(row)
+            last = frame.STRIDES + len(shape) - 1
+            row[last - 1], row[last] = itemsize, shape[-2] * itemsize
+    table = frame.new_frame(operands)
+    frame.build_frame(signature.table, geometry, table)
+    dtypes = (np.dtype(dtype),) * operands
+    gpu: Any = SimpleNamespace(compute_capability=compute_capability, multiprocessors=example.multiprocessors)
+    plan, _ = plan_frame(kernel, table, dtypes, gpu)
+    return plan.launches

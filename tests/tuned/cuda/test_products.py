@@ -1,0 +1,121 @@
+"""Matrix products on the emulated GPU: values with all checkers on, and what is moved for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nbops
+from tests.targets.cuda import needs_compiler
+
+pytestmark = needs_compiler
+
+ARCHITECTURES = [(7, 5), (8, 0), (9, 0), (12, 0)]
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, transposed: bool = False) -> Any:
+    if transposed:
+        return draw(rng, (*shape[:-2], shape[-1], shape[-2]), dtype).swapaxes(-1, -2)
+    return rng.normal(size=shape).astype(dtype)
+
+
+def assert_product(result: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """Every sum is as near as its order of summation allows: k roundings of its absolute terms."""
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    bound = (a.shape[-1] + 1) * np.finfo(a.dtype).eps * (np.abs(wide_a) @ np.abs(wide_b))
+    error = np.abs(result - wide_a @ wide_b)
+    assert result.dtype == a.dtype
+    assert (error <= bound).all(), f"{(error / np.maximum(bound, 1e-300)).max():.2f} times the bound"
+
+
+def run(a: Any, b: Any, cc: tuple[int, int] = (9, 0)) -> tuple[np.ndarray, Any]:
+    """The product, and the counters of the kernel that made it."""
+    with nbops.use("cuda-emulator", compute_capability=cc) as gpu:
+        result = nbops.matmul(a, b)
+    ((name, counters),) = gpu.counters.items()
+    assert "multiply_tiles" in name
+    return result, counters
+
+
+@pytest.mark.parametrize(
+    ("layout", "cc"),
+    [("NN", cc) for cc in ARCHITECTURES] + [(layout, (9, 0)) for layout in ("NT", "TN", "TT")],
+    ids=str,
+)
+def test_the_large_tile_moves_little_and_mostly_multiplies(
+    layout: str, cc: Any, rng: np.random.Generator
+) -> None:
+    """What 8 more steps of the sum take is the inner loop, whatever stands around it."""
+    mixes = []
+    for k in (64, 128):
+        a = draw(rng, (128, k), np.float32, layout[0] == "T")
+        b = draw(rng, (k, 256), np.float32, layout[1] == "T")
+        result, counters = run(a, b, cc)
+        assert_product(result, a, b)
+        assert counters.global_loads.ratio <= 1.05
+        assert counters.global_loads.bytes == 4 * (2 * a.size + b.size)
+        assert counters.global_stores.bytes == 32 * counters.global_stores.moved == result.nbytes
+        assert counters.shared_loads.ratio <= 1.1
+        assert counters.shared_stores.ratio <= 1.1
+        mixes.append(counters.instructions)
+    loop: Counter[str] = mixes[1] - mixes[0]
+    assert loop["FFMA"] >= 0.8 * sum(loop.values()), loop
+    assert {name for name in loop if name.startswith(("LDG", "LDS"))} == {"LDG.128", "LDS.128"}
+
+
+SHAPES = [
+    ((1, 1), (1, 1)),
+    ((129, 9), (9, 131)),
+    ((130, 12), (12, 132)),
+    ((40, 0), (0, 3)),
+    ((3, 100), (100, 1)),
+    ((2, 1, 5, 6), (3, 6, 4)),
+    ((70, 3, 5), (5, 2)),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_ragged_sizes_and_batches(shapes: Any, dtype: Any, rng: np.random.Generator) -> None:
+    a, b = (draw(rng, shape, dtype) for shape in shapes)
+    assert_product(run(a, b)[0], a, b)
+
+
+@pytest.mark.parametrize("cc", [(7, 5), (12, 0)], ids=str)
+@pytest.mark.parametrize(("left", "right"), [(False, False), (True, False), (False, True)])
+def test_layouts_of_ragged_sizes(left: bool, right: bool, cc: Any, rng: np.random.Generator) -> None:
+    a, b = draw(rng, (33, 19), np.float32, left), draw(rng, (19, 35), np.float32, right)
+    assert_product(run(a, b, cc)[0], a, b)
+
+
+def test_any_strides(rng: np.random.Generator) -> None:
+    a, b = (
+        draw(rng, (37, 42), np.float32)[::-1, ::2],
+        np.broadcast_to(draw(rng, (21, 1), np.float32), (21, 8)),
+    )
+    assert_product(run(a, b)[0], a, b)
+    out = np.full((40, 20), 7, np.float32)
+    with nbops.use("cuda-emulator"):
+        nbops.matmul(a, b, out=out[1:38, 2:18:2])
+    assert_product(out[1:38, 2:18:2], a, b)
+    assert (out[1:38, 3:18:2] == 7).all()
+
+
+@pytest.mark.parametrize("place", [np.nan, np.inf, -np.inf])
+def test_a_special_value_reaches_its_row_or_column_only(place: float, rng: np.random.Generator) -> None:
+    a, b = draw(rng, (40, 20), np.float32), draw(rng, (20, 36), np.float32)
+    a[39, 19] = b[19, 35] = place  # the last ones, which the threads beyond the edge read too
+    result, _ = run(a, b)
+    with np.errstate(invalid="ignore"):
+        expected = a @ b
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+    np.testing.assert_array_equal(np.isinf(result), np.isinf(expected))
+    assert_product(result[:39, :35], a[:39], b[:, :35])
+
+
+def test_the_same_bits_every_time(rng: np.random.Generator) -> None:
+    a, b = draw(rng, (50, 300), np.float32), draw(rng, (300, 20), np.float32)
+    np.testing.assert_array_equal(run(a, b)[0], run(a, b)[0])
