@@ -553,10 +553,16 @@ CASES = [
         integers="float",
     ),
     _elementwise("rescaled", lambda t, m, n: t * np.exp(m - n), 3, differentiable=(), integers="float"),
-    _elementwise(
+    _op(
         "exp_below_over",
-        lambda x, m, t: np.exp(x - m) / t,
-        3,
+        lambda x, m, t: np.exp(x - m[..., None]) / t[..., None],
+        [
+            ((3, 5), (3,), (3,)),
+            ((2, 3, 5), (3,), ()),
+            ((4,), (), ()),
+            ((0, 4), (0,), (0,)),
+            ((3, 0), (3,), (3,)),
+        ],
         domains=(anything, anything, positive),
         differentiable=(),
         integers="float",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nbops.kernel import Array, Scalar
+from nbops.kernel import Array, Scalar, lanes
 from nbops.op import Op, elementwise, op
 from nbops.ops.elementwise import add, exp, log, maximum, multiply, subtract
 from nbops.ops.products import vecdot
@@ -99,10 +99,15 @@ def _combine(left: Any, right: Any) -> Any:
 peak_and_sum.split(reduced="n", combine=_combine)
 
 
-@elementwise(name="exp_below_over", integers="float", nanoseconds=1.0)
-def exp_below_over(x: Scalar, peak: Scalar, total: Scalar) -> Scalar:
-    """``exp(x - peak) / total``."""
-    return exponential(x - peak) / total
+@op("(n),(),()->(n)", name="exp_below_over", integers="float", nanoseconds=0.5)
+def exp_below_over(x: Array, peak: Array, total: Array, out: Array) -> None:
+    """``out[j] = exp(x[j] - peak) / total``."""
+    shift, whole = peak[()], total[()]
+    for j in lanes(x.shape[0]):
+        out[j] = exponential(x[j] - shift) / whole
+
+
+exp_below_over.split("n")
 
 
 # ---- the ops ----------------------------------------------------------------------------------------
@@ -113,7 +118,7 @@ softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=1.0)
 @softmax_last.piecewise
 def _(x: Any) -> Any:
     peak, total = peak_and_sum(x)
-    return exp_below_over(x, expand_dims(peak, -1), expand_dims(total, -1))
+    return exp_below_over(x, peak, total)
 
 
 @softmax_last.gradient
