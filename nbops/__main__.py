@@ -129,11 +129,15 @@ def _add_explain(commands: Any) -> None:
     parser = commands.add_parser(
         "explain",
         help="what would run where, and why",
-        description="What the dispatcher would do: nbops explain matmul 128x784 784x512 float32",
+        description="What the dispatcher would do: nbops explain matmul 128x784 784x512 float32, and for "
+        "Dask arrays: nbops explain matmul 8192x8192 8192x512 float32 --chunks 2048x2048 2048x512",
     )
     parser.add_argument("op", metavar="OP", help="an op or a function of ops: matmul, dense, mean")
     parser.add_argument("shapes", metavar="SHAPE", nargs="+", help="one per operand: 128x784, 10, or ()")
     parser.add_argument("dtype", metavar="DTYPE", help="float32, float64, …")
+    parser.add_argument(
+        "--chunks", metavar="SHAPE", nargs="+", help="one per operand: for Dask arrays with such chunks"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_explain)
 
@@ -149,7 +153,10 @@ def _explain(options: argparse.Namespace) -> int:
         if isinstance(function, Op):
             function.check_count(shapes)
             kinds = list(function.types.inputs)
-        explanation = nbops.explain(function, *_empty(shapes, kinds, dtype))
+        operands = _empty(shapes, kinds, dtype)
+        if options.chunks:
+            operands = _in_chunks(operands, [_shape(text) for text in options.chunks])
+        explanation = nbops.explain(function, *operands)
     except (TypeError, ValueError) as error:
         raise Mistake(str(error)) from None
     if options.json:
@@ -191,6 +198,21 @@ def _empty(shapes: Sequence[tuple[int, ...]], kinds: Sequence[str], dtype: Any) 
         np.broadcast_to(np.zeros((), dtype if kind == "T" else kind), shape)
         for kind, shape in zip(kinds, shapes, strict=True)
     ]
+
+
+def _in_chunks(operands: Sequence[Any], chunks: Sequence[tuple[int, ...]]) -> list[Any]:
+    """Dask arrays of such operands; as lazy as any."""
+    try:
+        import dask.array as da
+    except ImportError:
+        raise Mistake("--chunks is for Dask arrays; install them with: pip install 'nbops[dask]'") from None
+    if len(chunks) != len(operands):
+        raise Mistake(f"--chunks came with {len(chunks)} shapes; expected {len(operands)}, one per operand")
+    for x, own in zip(operands, chunks, strict=True):
+        if len(own) != x.ndim or 0 in own:
+            wanted = f"expected {x.ndim} lengths of at least 1"
+            raise Mistake(f"--chunks: {'x'.join(map(str, own))} for an operand of {x.shape}; {wanted}")
+    return [da.zeros(x.shape, dtype=x.dtype, chunks=own) for x, own in zip(operands, chunks, strict=True)]
 
 
 def _shape(text: str) -> tuple[int, ...]:

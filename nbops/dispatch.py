@@ -413,7 +413,12 @@ def decide_device_array(name: str, kind: str) -> None:
             f"{name}: target {asked.target!r} was asked for, but the operands are on the GPU; copy them to "
             "the CPU first (cupy.asnumpy(x), x.cpu(), x.copy_to_host()), or use target 'auto'"
         )
-    _last.set(Decision("cuda", 1, "a device array", f"a {kind} stays on its GPU"))
+    _last.set(on_its_device(kind))
+
+
+def on_its_device(kind: str) -> Decision:
+    """The decision for arrays that are on a GPU, of a class of this name."""
+    return Decision("cuda", 1, "a device array", f"a {kind} stays on its GPU")
 
 
 def decide_tensorflow(name: str) -> None:

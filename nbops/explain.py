@@ -74,10 +74,11 @@ class Explanations:
     ----------
     function : str
     calls : tuple of Explanation
+        Of `nbops.dask.explaining.ChunkedExplanation` where Dask arrays went in.
     """
 
     function: str
-    calls: tuple[Explanation, ...]
+    calls: tuple[Any, ...]
 
     def __str__(self) -> str:
         count = f"{len(self.calls)} call" + ("" if len(self.calls) == 1 else "s")
@@ -104,7 +105,7 @@ def explain(function: Callable[..., Any], *operands: Any, target: str | None = N
     Returns
     -------
     Explanation or Explanations
-        `Explanations` for a function that is no op. For Dask arrays a
+        `Explanations` for a function that is no op. For each call on Dask arrays a
         `nbops.dask.explaining.ChunkedExplanation`: the decision for each chunk.
 
     Raises
@@ -127,13 +128,26 @@ def explain(function: Callable[..., Any], *operands: Any, target: str | None = N
         if any(arrays.is_dask(x) for x in operands):
             from nbops.dask import explaining
 
-            return explaining.explain(function, operands, target)
+            return explaining.explain(function, operands, None, target)
         return _explain_op(function, operands, None, target)[0]
     if not callable(function):
         raise TypeError(f"explain: expected an op such as nbops.matmul, or a function; got {function!r}")
-    calls: list[Explanation] = []
+    calls = explain_calls(function, operands, keywords, target)
+    return Explanations(getattr(function, "__name__", repr(function)), tuple(calls))
+
+
+def explain_calls(
+    function: Callable[..., Any], operands: Sequence[Any], keywords: dict[str, Any], target: str | None
+) -> list[Any]:
+    """The explanations of all ops that a function calls, in order."""
+    calls: list[Any] = []
 
     def record(op: Op, values: Sequence[Any], axes: Any) -> Any:
+        if any(arrays.is_dask(x) for x in values):
+            from nbops.dask import explaining
+
+            calls.append(explaining.explain(op, values, axes, target))
+            return explaining.results(op, values, axes, target)
         explanation, results = _explain_op(op, values, axes, target)
         calls.append(explanation)
         return results[0] if len(results) == 1 else tuple(results)
@@ -144,7 +158,7 @@ def explain(function: Callable[..., Any], *operands: Any, target: str | None = N
             function(*operands, **keywords)
     finally:
         dispatch.recording.reset(token)
-    return Explanations(getattr(function, "__name__", repr(function)), tuple(calls))
+    return calls
 
 
 def _explain_op(

@@ -371,6 +371,8 @@ def test_mistakes_are_told_when_the_graph_is_built() -> None:
         nbops.relu(x, target="nonsense")
     with pytest.raises(ValueError, match="axis 2 is out of range: x is"):
         nbops.softmax(x, axis=2)
+    with pytest.raises(ValueError, match=r"call x.compute_chunk_sizes\(\) first"):
+        nbops.reshape(x[x[:, 0] > 0], (-1, 3))
 
 
 def test_a_wrong_label_is_told_when_it_is_computed() -> None:
@@ -446,8 +448,25 @@ def test_explain_tells_what_happens_to_the_chunks() -> None:
     cut = nbops.explain(registry["softmax"], x.rechunk((-1, 250)))
     assert (cut.whole, cut.by_rule) == (("n",), True)
     assert "piecewise rule" in str(cut)
+    assert [(step.op, step.chunks) for step in cut.steps] == [("peak_and_sum", 4), ("exp_below_over", 4)]
+    assert cut.chunks == 8
+    along = nbops.explain(registry["vecdot"], x, x)
+    assert (along.chunks, along.combined) == (3, ())
     hidden = nbops.explain(nbops.relu, da.arange(6, chunks=3)[da.arange(6, chunks=3) > 0])
     assert "relu: ? in int64, 2 chunks" in str(hidden)
+
+
+def test_explain_follows_a_function_of_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`nbops.softmax` along any axis, mean and dense; no kernel runs and no chunk is made."""
+    monkeypatch.setattr("nbops.execution._run", lambda *rest: pytest.fail("a kernel ran"))
+    x = da.map_blocks(lambda: pytest.fail("a chunk was made"), chunks=((6, 6), (4, 4)), meta=np.empty((0, 0)))
+    for axis, name in ((1, "2 chunks of 6x8"), (0, "2 chunks of 4x12")):
+        (call,) = nbops.explain(nbops.softmax, x.rechunk({axis: -1}), axis=axis).calls
+        assert (call.op, call.chunks, call.steps) == ("softmax", 2, ())
+        assert name in str(call)
+    assert [call.op for call in nbops.explain(nbops.mean, x).calls] == ["sum_row", "sum_row", "divide"]
+    (dense,) = nbops.explain(nbops.dense, x, np.ones((8, 3)), np.ones(3), "relu").calls
+    assert [(step.op, step.chunks) for step in dense.steps] == [("matmul", 4), ("add", 2), ("relu", 2)]
 
 
 # ---- odds and ends ------------------------------------------------------------------------------------

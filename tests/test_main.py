@@ -50,6 +50,18 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["explain", "relu", "2x2", "complex64"], "nbops explain: relu: x has dtype complex64"),
         (["explain", "matmul", "2x2", "float32"], "nbops explain: matmul: 1 operands came; expected a, b"),
         (["explain", "matmul", "2x3", "2x3", "float32"], "nbops explain: matmul: "),
+        (
+            ["explain", "relu", "4x4", "float32", "--chunks", "2"],
+            "nbops explain: --chunks: 2 for an operand of",
+        ),
+        (
+            ["explain", "relu", "4", "float32", "--chunks", "0"],
+            "nbops explain: --chunks: 0 for an operand of",
+        ),
+        (
+            ["explain", "add", "4", "4", "float32", "--chunks", "2"],
+            "nbops explain: --chunks came with 1 shapes",
+        ),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +73,16 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert text.startswith("matmul: 128x784 784x512 128x512 in float32")
     assert "because" in text
+
+
+def test_explain_of_dask_arrays(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "matmul", "90x80", "80x50", "float32", "--chunks", "30x40", "40x50"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("matmul: 90x80 80x50 in float32, 6 chunks\n  target      6 serial\n")
+    assert "  6 chunks of 30x40 40x50: serial, because\n" in text
+    assert main(["explain", "softmax", "90x80", "float32", "--chunks", "30x40", "--json"]) == 0
+    explained = json.loads(capsys.readouterr().out)
+    assert [step["op"] for step in explained["steps"]] == ["peak_and_sum", "exp_below_over"]
 
 
 def test_explain_as_json(capsys: pytest.CaptureFixture[str]) -> None:

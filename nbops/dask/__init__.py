@@ -28,11 +28,12 @@ from nbops.dask.chunks import Labels, Meeting, agree, array_of, joined, meetings
 from nbops.dask.lengths import by_chunks, count, positions, reshape
 from nbops.dtypes import compute_dtype
 from nbops.execution import Axes, normalize_axes
+from nbops.targets import cuda
 
 if TYPE_CHECKING:
     from nbops.op import Op
 
-__all__ = ["by_chunks", "call", "count", "positions", "reshape"]
+__all__ = ["arranged", "by_chunks", "call", "count", "positions", "reshape"]
 
 #: Partial results that one task combines: few, because it holds them all.
 FAN_IN = 4
@@ -125,11 +126,7 @@ def call(op: Op, operands: Sequence[Any], axes: Axes | None, target: str | None)
     ValueError
         When shapes that are known break the signature.
     """
-    values = [_as_lazy(x, op, argument) for x, argument in zip(operands, op.arguments, strict=True)]
-    places = None if axes is None else normalize_axes(op, axes)
-    if places:
-        _check_axes(op, values, places)
-        values = [_core_axes_last(x, own) for x, own in zip(values, places, strict=False)]
+    values, places = arranged(op, operands, axes)
     if target is None:
         asked = dispatch.chosen_here()
     else:
@@ -143,10 +140,32 @@ def call(op: Op, operands: Sequence[Any], axes: Axes | None, target: str | None)
     return results[0] if len(results) == 1 else results
 
 
+def arranged(
+    op: Op, operands: Sequence[Any], axes: Axes | None
+) -> tuple[list[Any], list[tuple[int, ...]] | None]:
+    """The operands as Dask arrays and numbers, their core axes last, and where they were."""
+    values = [_as_lazy(x, op, argument) for x, argument in zip(operands, op.arguments, strict=True)]
+    _check_residence(op, values)
+    places = None if axes is None else normalize_axes(op, axes)
+    if places:
+        _check_axes(op, values, places)
+        values = [_core_axes_last(x, own) for x, own in zip(values, places, strict=False)]
+    return values, places
+
+
+def _check_residence(op: Op, values: Sequence[Any]) -> None:
+    """Raise TypeError for chunks on a GPU beside chunks that are not, before anything is computed."""
+    chunks = [x._meta if arrays.is_dask(x) and x.ndim else 0 for x in values]
+    if any(map(cuda.is_device_array, chunks)):
+        cuda.check_residence(op, chunks)
+
+
 def _as_lazy(value: Any, op: Op, argument: str) -> Any:
     """A Dask array, or a Python number as it is."""
     if arrays.is_dask(value):
         return value
+    if cuda.is_device_array(value):
+        return da.from_array(value, chunks=-1, asarray=False)
     if arrays.is_tensorflow(value):
         raise TypeError(
             f"{op.name}: {argument} is a TensorFlow value beside a Dask array; convert one of them, with "

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbops import arrays, dispatch
-from nbops.dask import types_of, workers
+from nbops.dask import arranged, call, types_of, workers
 from nbops.dask.chunks import agree, is_unknown
+from nbops.targets import cuda
 
 if TYPE_CHECKING:
+    from nbops.execution import Axes
     from nbops.explain import Explanation
     from nbops.op import Op
 
-__all__ = ["ChunkedExplanation", "explain"]
+__all__ = ["ChunkedExplanation", "explain", "results"]
 
 UNKNOWN = 1000  # stands in for a length that is not known
 
@@ -40,8 +43,8 @@ class ChunkedExplanation:
         The core axes along which partial results are combined.
     whole : tuple of str
         The chunked core axes that the op can't be cut along.
-    by_rule : bool
-        Whether the op is replaced by its piecewise rule because of them; else their chunks are joined.
+    steps : tuple of ChunkedExplanation
+        The calls of the piecewise rule that replaces the op because of them; none where chunks are joined.
     threads : int
         A task's share.
     """
@@ -52,13 +55,18 @@ class ChunkedExplanation:
     kinds: list[tuple[int, Explanation]]
     combined: tuple[str, ...]
     whole: tuple[str, ...]
-    by_rule: bool
+    steps: tuple[ChunkedExplanation, ...]
     threads: int
 
     @property
+    def by_rule(self) -> bool:
+        """Whether the op's piecewise rule runs in its place."""
+        return bool(self.steps)
+
+    @property
     def chunks(self) -> int:
-        """How many tasks run the op."""
-        return sum(count for count, _ in self.kinds)
+        """How many tasks run the op, or those of its piecewise rule."""
+        return sum(self.by_target.values())
 
     @property
     def by_target(self) -> dict[str, int]:
@@ -66,6 +74,8 @@ class ChunkedExplanation:
         found: Counter[str] = Counter()
         for count, explanation in self.kinds:
             found[explanation.decision.target] += count
+        for step in self.steps:
+            found.update(step.by_target)
         return dict(found)
 
     def __str__(self) -> str:
@@ -79,8 +89,10 @@ class ChunkedExplanation:
         if self.combined:
             lines.append(f"  combined    along {', '.join(self.combined)}, in a tree")
         if self.whole:
-            how = "by the op's piecewise rule" if self.by_rule else "chunks are joined"
+            how = "by the op's piecewise rule:" if self.by_rule else "chunks are joined"
             lines.append(f"  not cut     along {', '.join(self.whole)}: {how}")
+        for step in self.steps:
+            lines += [f"    {line}" for line in str(step).splitlines()]
         for count, explanation in self.kinds:
             own = " ".join(_shown(shape) for shape in explanation.shapes[: len(self.shapes)])
             lines.append(f"  {count:,} chunks of {own}: {explanation.decision.target}, because")
@@ -94,46 +106,69 @@ def _shown(shape: Sequence[int]) -> str:
     return "x".join("?" if n < 0 else str(n) for n in shape) or "()"
 
 
-def explain(op: Op, operands: Sequence[Any], target: str | None) -> ChunkedExplanation:
-    """What `nbops.explain` says of Dask arrays; nothing is computed."""
-    from nbops.dask import _as_lazy
-    from nbops.explain import explain as explain_arrays
+def results(op: Op, operands: Sequence[Any], axes: Axes | None, target: str | None) -> Any:
+    """The call's lazy results, for what is to be explained next; no recorder hears of the call."""
+    token = dispatch.recording.set(None)
+    try:
+        return call(op, operands, axes, target)
+    finally:
+        dispatch.recording.reset(token)
 
-    values = [_as_lazy(x, op, argument) for x, argument in zip(operands, op.arguments, strict=True)]
+
+def explain(op: Op, operands: Sequence[Any], axes: Axes | None, target: str | None) -> ChunkedExplanation:
+    """What `nbops.explain` says of Dask arrays; nothing is computed."""
+    from nbops.explain import explain_calls
+
+    values, _ = arranged(op, operands, axes)
     loop_dtypes, _ = types_of(op, values)
     shapes = [tuple(-1 if n != n else int(n) for n in np.shape(x)) for x in values]
     op.signature.infer(shapes, op.name, op.arguments)
-    values, index, chunks = agree(op, values)
+    cut, index, chunks = agree(op, values)
     several = [name for name, label in index.core.items() if len(chunks[label]) > 1]
     combined = tuple(name for name in several if name in op.pieces.reduced)
     whole = tuple(name for name in several if name not in op.pieces.independent + op.pieces.reduced)
-    for name in whole:  # shown as they would be, joined
-        label = index.core[name]
-        own = chunks[label]
-        chunks[label] = own[:1] if is_unknown(own) else (sum(own),)
+    kinds: list[tuple[int, Explanation]] = []
+    steps: list[ChunkedExplanation] = []
+    limit = workers.expected_share()
+    if whole and op.pieces.rule is not None:
+        steps = explain_calls(op.pieces.rule, cut, {}, target)
+    else:
+        for name in whole:
+            label = index.core[name]
+            own = chunks[label]
+            chunks[label] = own[:1] if is_unknown(own) else (sum(own),)
+        with dispatch.use(threads=min(limit, dispatch.settings().threads or limit)):
+            kinds = _kinds(op, cut, index.inputs, chunks, target)
+    return ChunkedExplanation(
+        op.name, tuple(shapes), loop_dtypes[-1].name, kinds, combined, whole, tuple(steps), limit
+    )
+
+
+def _kinds(
+    op: Op,
+    values: Sequence[Any],
+    indices: Sequence[Sequence[int]],
+    chunks: dict[int, Any],
+    target: str | None,
+) -> list[tuple[int, Explanation]]:
+    """The combinations of chunk shapes, those of the most tasks first."""
+    from nbops.explain import explain as explain_arrays
+
+    there = next((x._meta for x in values if arrays.is_dask(x) and cuda.is_device_array(x._meta)), None)
     counts = {label: Counter(UNKNOWN if n != n else int(n) for n in own) for label, own in chunks.items()}
     labels = list(counts)
     kinds = []
-    limit = workers.expected_share()
-    with dispatch.use(threads=min(limit, dispatch.settings().threads or limit)):
-        for lengths in product(*(counts[label] for label in labels)):
-            size = dict(zip(labels, lengths, strict=True))
-            stand_ins = [
-                _stand_in(x, own, size) if arrays.is_dask(x) else x
-                for x, own in zip(values, index.inputs, strict=True)
-            ]
-            number = int(np.prod([counts[label][size[label]] for label in labels], dtype=np.int64))
-            kinds.append((number, explain_arrays(op, *stand_ins, target=target)))
-    return ChunkedExplanation(
-        op.name,
-        tuple(shapes),
-        loop_dtypes[-1].name,
-        sorted(kinds, key=lambda kind: -kind[0]),
-        combined,
-        whole,
-        op.pieces.rule is not None,
-        limit,
-    )
+    for lengths in product(*(counts[label] for label in labels)):
+        size = dict(zip(labels, lengths, strict=True))
+        stand_ins = [
+            _stand_in(x, own, size) if arrays.is_dask(x) else x
+            for x, own in zip(values, indices, strict=True)
+        ]
+        explanation = explain_arrays(op, *stand_ins, target=target)
+        if there is not None:
+            explanation = replace(explanation, decision=dispatch.on_its_device(type(there).__name__))
+        kinds.append((math.prod(counts[label][size[label]] for label in labels), explanation))
+    return sorted(kinds, key=lambda kind: -kind[0])
 
 
 def _stand_in(x: Any, own: Sequence[int], size: dict[int, int]) -> np.ndarray:

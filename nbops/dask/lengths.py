@@ -23,7 +23,17 @@ def by_chunks(function: Any, x: Any, dtype: Any, *arguments: Any) -> Any:
 
 
 def reshape(x: Any, shape: Any) -> Any:
-    """Dask's reshape; where that can't tell which chunks go where, by way of one axis."""
+    """Dask's reshape; where that can't tell which chunks go where, by way of one axis.
+
+    Raises
+    ------
+    ValueError
+        For unknown lengths, or a shape of another size.
+    """
+    if any(map(is_unknown, x.chunks)):
+        raise ValueError(
+            f"reshape: x has chunks of unknown lengths, {x.shape}; call x.compute_chunk_sizes() first"
+        )
     try:
         return x.reshape(shape)
     except NotImplementedError:
@@ -64,16 +74,18 @@ def _total(lengths: list[int]) -> Any:
 
 
 def positions(x: Any) -> Any:
-    """0, 1, 2, … along the last axis of `x`, in its chunks."""
+    """0, 1, 2, … along the last axis of `x`, in its chunks and where they are."""
     if not is_unknown(x.chunks[-1]):
-        return da.arange(x.shape[-1], chunks=(x.chunks[-1],), dtype=np.int64)
+        return da.arange(x.shape[-1], chunks=(x.chunks[-1],), dtype=np.int64, like=x._meta)
     lengths, layer = _block_lengths(x, x.ndim - 1)
     name = lengths.replace("lengths", "positions")
+    first = (0,) * (x.ndim - 1)
     for block in range(x.numblocks[-1]):
-        layer[(name, block)] = (_positions, [(lengths, before) for before in range(block + 1)])
-    return array_of(name, layer, [x], (x.chunks[-1],), np.empty(0, np.int64))
+        before = [(lengths, number) for number in range(block + 1)]
+        layer[(name, block)] = (_positions, before, (x.name, *first, block))
+    return array_of(name, layer, [x], (x.chunks[-1],), meta_from_array(x._meta, 1, np.int64))
 
 
-def _positions(lengths: list[int]) -> Any:
+def _positions(lengths: list[int], block: Any) -> Any:
     stop = sum(lengths)
-    return np.arange(stop - lengths[-1], stop, dtype=np.int64)
+    return np.arange(stop - lengths[-1], stop, dtype=np.int64, like=block)

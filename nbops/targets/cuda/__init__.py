@@ -150,3 +150,10 @@ def call_on_device_arrays(op: Any, operands: Any, out: Any, axes: Any, target: s
     from nbops.targets.cuda import residence
 
     return residence.call(op, operands, out, axes, target)
+
+
+def check_residence(op: Any, operands: Any) -> None:
+    """Raise TypeError for arrays on the CPU beside arrays on the GPU."""
+    from nbops.targets.cuda import residence
+
+    residence.check_residence(op, operands)

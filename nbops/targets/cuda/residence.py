@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nbops.execution import Axes
     from nbops.op import Op
 
-__all__ = ["LIBRARIES", "Library", "call"]
+__all__ = ["LIBRARIES", "Library", "call", "check_residence"]
 
 
 class Library(Protocol):
@@ -131,7 +131,7 @@ def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: s
     from nbops.targets.cuda import is_device_array
 
     first = next(x for x in operands if is_device_array(x))
-    _check_residence(op, operands, first)
+    check_residence(op, operands)
     if target not in (None, "auto", "cuda", "cuda-emulator"):
         raise RuntimeError(f"{op.name}: target={target!r}, but the operands are on the GPU; copy them first")
     dispatch.decide_device_array(op.name, type(first).__name__)
@@ -180,9 +180,11 @@ def _shapeless(x: Any) -> Any:
     return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, np.ndarray) else x
 
 
-def _check_residence(op: Op, operands: Sequence[Any], first: Any) -> None:
+def check_residence(op: Op, operands: Sequence[Any]) -> None:
+    """Raise TypeError for an array that is not on the GPU, where another one is."""
     from nbops.targets.cuda import is_device_array
 
+    first = next(x for x in operands if is_device_array(x))
     for x, argument in zip(operands, op.arguments, strict=True):
         if not is_device_array(x) and not isinstance(x, int | float | np.generic):
             kind = type(first).__module__.split(".")[0]
