@@ -5,17 +5,24 @@
 
 It takes Keras's arguments and is saved and loaded as Keras's own layers are; import this module before
 loading a model that has one. Importing it imports TensorFlow.
+
+It is a layer of the Keras that ``tf.keras`` is: Keras 3, or with ``TF_USE_LEGACY_KERAS=1`` Keras 2, the
+package tf-keras, whose ``fit`` also trains on several machines (Keras 3's does not: see docs/scaling.md).
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 from typing import Any
-
-import keras
 
 import nbops
 
 __all__ = ["Dense"]
+
+#: The variable and its values are TensorFlow's.
+_LEGACY = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
+keras: Any = importlib.import_module("tf_keras" if _LEGACY else "keras")
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -116,16 +123,19 @@ kernel_constraint, bias_constraint : optional
 
     def call(self, inputs: Any) -> Any:
         """The layer's outputs, shape (..., units), for inputs of shape (..., k)."""
+        import tensorflow as tf
+
         # A conversion inside call gives the variables the dtype of a mixed-precision policy.
-        kernel = keras.ops.convert_to_tensor(self.kernel)
-        bias = None if self.bias is None else keras.ops.convert_to_tensor(self.bias)
+        kernel = tf.convert_to_tensor(self.kernel)
+        bias = None if self.bias is None else tf.convert_to_tensor(self.bias)
         # One product of all rows: a batch of products would make one kernel gradient for each.
-        shape = keras.ops.shape(inputs)
-        rows = inputs if len(shape) == 2 else keras.ops.reshape(inputs, (-1, shape[-1]))
+        inputs = tf.convert_to_tensor(inputs)
+        rows = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, inputs.shape[-1]))
         fused = _FUSED.get(self.activation)
         outputs = nbops.dense(rows, kernel, bias, fused)
-        if len(shape) != 2:
-            outputs = keras.ops.reshape(outputs, (*shape[:-1], self.units))
+        if inputs.shape.rank != 2:
+            outputs = tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], [self.units]], 0))
+            outputs.set_shape((*inputs.shape[:-1], self.units))
         return outputs if fused is not None else self.activation(outputs)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 
 import keras
@@ -171,3 +172,64 @@ def test_another_backend_is_told(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ImportError, match="backend is 'jax'"):
         importlib.reload(nbops.keras)
+
+
+# ---- Keras 2 ------------------------------------------------------------------------------------------
+
+KERAS_2 = """
+    import sys
+    import numpy as np, tensorflow as tf, tf_keras as keras
+    import nbops.keras
+
+    assert keras.__version__.startswith("2.")
+    assert issubclass(nbops.keras.Dense, tf.keras.layers.Layer)
+    rng = np.random.default_rng(0)
+    for activation in (None, "relu", "sigmoid", "softmax", "tanh", "gelu"):
+        for shape in ((3, 5), (0, 5), (2, 3, 5)):
+            ours, theirs = nbops.keras.Dense(4, activation), keras.layers.Dense(4, activation)
+            ours.build(shape)
+            theirs.build(shape)
+            theirs.set_weights(ours.get_weights())
+            x = tf.constant(rng.normal(size=shape).astype(np.float32))
+            results = []
+            for layer in (ours, theirs):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    y = layer(x)
+                    total = tf.reduce_sum(y * y)
+                results.append([y, *tape.gradient(total, [x, *layer.trainable_variables])])
+            for a, b in zip(*results):
+                assert a.shape == b.shape
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+    made = nbops.keras.Dense(7, "gelu", activity_regularizer="l2")
+    again = nbops.keras.Dense.from_config(made.get_config())
+    assert again.units == 7 and again.activation is keras.activations.gelu
+    assert isinstance(again.activity_regularizer, keras.regularizers.L2)
+
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    half = nbops.keras.Dense(4, "relu")
+    assert half(np.ones((2, 5), np.float32)).dtype == tf.float16
+    assert half.kernel.dtype == tf.float32
+    keras.mixed_precision.set_global_policy("float32")
+
+    inputs = keras.Input((None, 5))  # a symbolic length
+    model = keras.Model(inputs, nbops.keras.Dense(1, "tanh")(nbops.keras.Dense(6, "relu")(inputs)))
+    model.compile("sgd", "mse", metrics=["mae"])
+    x, y = rng.random((32, 3, 5), np.float32), rng.random((32, 3, 1), np.float32)
+    losses = model.fit(x, y, batch_size=8, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    model.save(sys.argv[1])
+    loaded = keras.models.load_model(sys.argv[1])
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tf_keras") is None, reason="tf-keras (Keras 2) is not installed"
+)
+@pytest.mark.parametrize("kind", ["keras", "tf"])
+def test_keras_2(kind, run_python, tmp_path):
+    """The layer, and a model that is trained, saved in either format and loaded."""
+    place = tmp_path / ("model.keras" if kind == "keras" else "model")
+    run_python(KERAS_2, str(place), TF_USE_LEGACY_KERAS="1")
