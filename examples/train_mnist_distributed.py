@@ -308,30 +308,36 @@ def train(options: argparse.Namespace, cluster: Cluster) -> int:
     except CheckpointError as error:
         raise UserError(str(error)) from None
     except tf.errors.OpError as error:
-        raise lost(cluster, run, options, error) from None
+        raise lost(cluster, run.done, options.checkpoint, error) from None
     if chief:
         finish(options, run, losses)
     return 0
 
 
 class PeerLostError(Exception):
-    """Another worker is gone, and the run with it."""
+    """Another worker is gone, or can't be heard, and the run with it."""
 
 
-def lost(cluster: Cluster, run: Run, options: argparse.Namespace, error: Exception) -> Exception:
+def lost(cluster: Cluster, done: int, checkpoint: Path | None, error: Exception) -> Exception:
     """The error to raise for one that TensorFlow raised in a collective: it names the worker that is gone."""
+    import tensorflow as tf
+
     for _ in range(5):
         gone = cluster.unreachable()
         if gone:
             break
         time.sleep(1)
-    else:
-        return error
-    names = " and ".join(f"worker {index} ({cluster.addresses[index]})" for index in gone)
+    what = " and ".join(f"worker {index} ({cluster.addresses[index]})" for index in gone) + " is gone"
+    if not gone:
+        if not isinstance(error, tf.errors.AbortedError | tf.errors.UnavailableError):
+            return error
+        what = (
+            "the workers lost touch, though all still answer: was a machine or a process stopped for a while?"
+        )
     again = "--checkpoint DIR saves the next run from this"
-    if options.checkpoint:
-        again = f"start all workers again with --checkpoint {options.checkpoint} to go on"
-    return PeerLostError(f"{names} is gone; worker {cluster.index} stops after step {run.done}. {again}")
+    if checkpoint:
+        again = f"start all workers again with --checkpoint {checkpoint} to go on"
+    return PeerLostError(f"{what}; worker {cluster.index} stops after step {done}. {again}")
 
 
 def finish(options: argparse.Namespace, run: Run, losses: list[float]) -> None:

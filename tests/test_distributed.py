@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,12 +137,34 @@ def test_a_killed_worker_is_named_and_the_run_goes_on(data: Path, tmp_path: Path
         np.testing.assert_array_equal(again, wanted)
 
 
-def test_shares_cover_each_batch() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        from train_mnist_distributed import shares
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import train_mnist_distributed
+
+    return train_mnist_distributed
+
+
+def test_workers_that_lost_touch_say_so(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat that stayed away, of a worker that still answers; another error stays what it is."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(example.time, "sleep", lambda seconds: None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        cluster = example.Cluster(["127.0.0.1:1", f"127.0.0.1:{server.getsockname()[1]}"], 0)
+        aborted = tf.errors.AbortedError(None, None, "heartbeat timeout")
+        found = example.lost(cluster, 7, Path("run"), aborted)
+        assert isinstance(found, example.PeerLostError)
+        assert "lost touch" in str(found)
+        assert "worker 0 stops after step 7. start all workers again with --checkpoint run" in str(found)
+        wrong = tf.errors.InvalidArgumentError(None, None, "a label")
+        assert example.lost(cluster, 7, None, wrong) is wrong
+
+
+def test_shares_cover_each_batch(example: Any) -> None:
     for number, batch, workers in ((10, 4, 3), (7, 7, 2), (5, 2, 4)):
-        parts = [shares(number, batch, workers, index) for index in range(workers)]
+        parts = [example.shares(number, batch, workers, index) for index in range(workers)]
         rows = np.arange(number)
         for step, start in enumerate(range(0, number, batch)):
             together = np.concatenate([rows[part[step][0]] for part in parts])
@@ -194,3 +219,53 @@ def test_keras_fit_under_a_mirrored_strategy(run_python: Any, tmp_path: Path) ->
     assert "replicas 2" in output
     for two, one in zip(weights_of(tmp_path / "two.npz"), weights_of(tmp_path / "one.npz"), strict=True):
         np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+
+
+KERAS_2 = """
+    import sys
+    import numpy as np, tensorflow as tf
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    import tf_keras as keras, nbops.keras
+    rng = np.random.default_rng(0)
+    x, y = rng.random((64, 12), np.float32), rng.integers(0, 3, 64)
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = keras.Sequential([
+            keras.Input((12,)), nbops.keras.Dense(16, "relu"), nbops.keras.Dense(3, "softmax")
+        ])
+        model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    # A batch is everything, so that it does not matter which worker gets which half.
+    losses = model.fit(x, y, batch_size=64, epochs=12, shuffle=False, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    print("replicas", strategy.num_replicas_in_sync, flush=True)
+    np.savez(sys.argv[1], *model.get_weights())
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tf_keras") is None, reason="tf-keras (Keras 2) is not installed"
+)
+def test_keras_2_fit_on_several_workers(example: Any, tmp_path: Path, started: Any) -> None:
+    """Two processes under MultiWorkerMirroredStrategy train to the weights of one; see docs/scaling.md."""
+    script = tmp_path / "fit.py"
+    script.write_text(textwrap.dedent(KERAS_2))
+    for workers in (1, 2):
+        addresses = [f"127.0.0.1:{port}" for port in example.free_ports(workers)]
+        for index in range(workers):
+            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            variables = {"TF_CONFIG": json.dumps(config), "TF_USE_LEGACY_KERAS": "1"}
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, str(script), str(tmp_path / f"{index}-of-{workers}.npz")],
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                    env={**environment(), **variables},
+                )
+            )  # fmt: skip
+        for process in started[-workers:]:
+            output, _ = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, output
+            assert f"replicas {workers}" in output
+    one = weights_of(tmp_path / "0-of-1.npz")
+    for index in range(2):
+        for two, wanted in zip(weights_of(tmp_path / f"{index}-of-2.npz"), one, strict=True):
+            np.testing.assert_allclose(two, wanted, rtol=0, atol=1e-5)
