@@ -49,6 +49,9 @@ def crossentropy_from_logits(label: Array, x: Array, out: Array) -> None:
     out[()] = np.log(sum_exp_below(x, peak)) - (x[index] - peak)
 
 
+crossentropy_from_logits.tune(cuda="nbops.tuned.cuda.rows:crossentropy_from_logits_plan")
+
+
 @crossentropy_from_logits.piecewise
 def _(label: Any, x: Any) -> Any:
     peak, total = peak_and_sum(x)
@@ -74,6 +77,9 @@ def crossentropy_from_logits_gradient(label: Array, x: Array, dout: Array, out: 
             out[j] = np.nan
     else:
         out[index] -= dout[()]
+
+
+crossentropy_from_logits_gradient.tune(cuda="nbops.tuned.cuda.rows:crossentropy_from_logits_gradient_plan")
 
 
 @crossentropy_from_logits_gradient.piecewise
@@ -175,6 +181,9 @@ def crossentropy_from_probabilities(label: Array, p: Array, out: Array) -> None:
     out[()] = np.log(clipped_sum(p)) - np.log(clip(p[index]))
 
 
+crossentropy_from_probabilities.tune(cuda="nbops.tuned.cuda.rows:crossentropy_from_probabilities_plan")
+
+
 @crossentropy_from_probabilities.piecewise
 def _(label: Any, p: Any) -> Any:
     bounded = clipped(p)
@@ -198,6 +207,11 @@ def crossentropy_from_probabilities_gradient(label: Array, p: Array, dout: Array
             out[j] = np.nan
     elif not is_clipped(p[index]):
         out[index] -= dout[()] / p[index]
+
+
+crossentropy_from_probabilities_gradient.tune(
+    cuda="nbops.tuned.cuda.rows:crossentropy_from_probabilities_gradient_plan"
+)
 
 
 @crossentropy_from_probabilities_gradient.piecewise

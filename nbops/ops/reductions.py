@@ -52,6 +52,9 @@ def _(dtypes: Dtypes, layout: int) -> Tasks | None:
     return blocks_cpu.block_tasks(sum_row.kernel, dtypes, layout, sums_cpu.block_sum)
 
 
+sum_row.tune(cuda="nbops.tuned.cuda.sums:row_plan")
+
+
 @sum_row.gradient
 def _(x: Any, out: Any, dout: Any) -> Any:
     return broadcast_like(expand_dims(dout, -1), x)
@@ -68,6 +71,9 @@ def sum_rows(x: Array, out: Array) -> None:
 
 
 sum_rows.split("n", reduced="m")
+
+
+sum_rows.tune(cuda="nbops.tuned.cuda.sums:rows_plan")
 
 
 @sum_rows.gradient

@@ -115,6 +115,9 @@ exp_below_over.split("n")
 softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=1.0)(softmax_row)
 
 
+softmax_last.tune(cuda="nbops.tuned.cuda.rows:softmax_plan")
+
+
 @softmax_last.piecewise
 def _(x: Any) -> Any:
     peak, total = peak_and_sum(x)
@@ -139,6 +142,9 @@ def log_softmax_last(x: Array, out: Array) -> None:
         shift = np.log(sum_exp_below(x, peak))
         for j in range(x.shape[0]):
             out[j] = (x[j] - peak) - shift
+
+
+log_softmax_last.tune(cuda="nbops.tuned.cuda.rows:log_softmax_plan")
 
 
 @log_softmax_last.piecewise

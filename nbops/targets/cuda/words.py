@@ -48,14 +48,15 @@ def places(signature: Signature, operands: Sequence[str], batch_rank: int) -> di
     axes = signature.axis_names or ("columns",)
     found = {"items": frame.ITEMS}
     found |= {axis: frame.CORE + index for index, axis in enumerate(axes)}
-    found |= {f"batch{index}": frame.BATCH + index for index in range(batch_rank)}
+    batches = range(max(batch_rank, 1))  # without a batch, the only item is number 0, whatever the stride
+    found |= {f"batch{index}": frame.BATCH + index for index in batches}
     for row, (operand, own) in enumerate(zip(operands, signature.operands, strict=True), 1):
         start = row * frame.WIDTH
         found[operand] = start
         for index, axis in enumerate(own or (() if signature.axis_names else axes)):
             name = f"{operand}_{axis}" + (str(index) if own.count(axis) > 1 else "")
             found[name] = start + frame.CORE + index
-        found |= {f"{operand}_batch{index}": start + frame.BATCH + index for index in range(batch_rank)}
+        found |= {f"{operand}_batch{index}": start + frame.BATCH + index for index in batches}
     found["workspace"] = WORKSPACE
     return found
 

@@ -3,10 +3,15 @@
 ============== ================================================================================
 vectors        the LLVM instructions that move 16 bytes
 memory         the same as functions that a kernel calls, for global and shared memory
+warps          reductions over the threads of a warp or a block, by shuffles
 elementwise    16 bytes of every operand at a time, for every formula
 tiles          the sizes of a matrix product's tiles, and which one suits a call
 gemm_kernel    one block computes one tile of a matrix product
 gemm           plans: matmul as launches of it
+row_kernels    a row becomes a row or a number, read once
+rows           plans: softmax, log_softmax and cross-entropy as launches of them
+sum_kernels    the sum of a row, and of a matrix's rows
+sums           plans: sums as launches of them
 catalog        every kernel, with an example call: what the tests and the static bounds walk
 ============== ================================================================================
 
