@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 
@@ -52,8 +52,7 @@ __all__ = [
 TARGETS = ("auto", "cpu", "python", "serial", "parallel", *cuda.TARGETS)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """What a call has to do, as far as it can be known before it runs.
 
     Parameters
@@ -81,7 +80,7 @@ class Work:
         return self.steps * self.step_nanoseconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decision:
     """A target and the reason for it.
 
@@ -109,8 +108,7 @@ class Decision:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
+class _Settings(NamedTuple):
     target: str = "auto"
     strict: bool = False
     threads: int | None = None
@@ -202,8 +200,7 @@ def use(
     if target is not None:
         _checked(target, "use")
         device = cuda.new_device(target, compute_capability) if target in cuda.TARGETS else None
-    changed = replace(
-        current,
+    changed = current._replace(
         target=target or current.target,
         strict=current.strict if strict is None else strict,
         threads=current.threads if threads is None else threads,
@@ -358,7 +355,7 @@ def choose(work: Work, target: str | None = None) -> Decision:
     """
     asked = settings()
     if target is not None:
-        asked = replace(asked, target=_checked(target, "target"))
+        asked = asked._replace(target=_checked(target, "target"))
     for rule in RULES:
         decision = rule(work, asked)
         if decision is not None:

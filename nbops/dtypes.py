@@ -8,8 +8,7 @@ at the end. https://numpy.org/neps/nep-0050-scalar-promotion.html
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -66,8 +65,7 @@ def promote(operands: Sequence[Any]) -> np.dtype[Any]:
     return common
 
 
-@dataclass(frozen=True)
-class Types:
+class Types(NamedTuple):
     """An op's dtype rule.
 
     Parameters

@@ -20,9 +20,8 @@ import html
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,8 +49,7 @@ PICKED = {"dense": "dense_relu"}
 INTERPRETED_STEPS = 100_000
 
 
-@dataclass(frozen=True)
-class Rung:
+class Rung(NamedTuple):
     """One way to run the loop.
 
     Parameters
@@ -79,8 +77,7 @@ class Rung:
     error: float
 
 
-@dataclass(frozen=True)
-class Ladder:
+class Ladder(NamedTuple):
     """An op's rungs; prints as a table, and as one in a notebook.
 
     Parameters
@@ -151,7 +148,8 @@ class Ladder:
         table = plain(Section(self.title, self.columns, self.rows()))
         return "\n".join([self.source, "", table, *self.footnotes])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         """The loop and the table in a notebook."""
@@ -178,7 +176,7 @@ class Ladder:
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as JSON has it."""
-        return asdict(self)
+        return {**self._asdict(), "rungs": [rung._asdict() for rung in self.rungs]}
 
     def plot(self, file: str | Path, seconds: float = 0.1) -> None:
         """Measure every rung over a range of sizes and save the picture; needs matplotlib.

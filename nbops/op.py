@@ -19,7 +19,6 @@ import importlib
 import inspect
 import opcode
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, overload
 
 from numpy import ndarray
@@ -191,11 +190,11 @@ class Op:
     def split(self, independent: str = "", reduced: str = "", combine: Combine | None = None) -> None:
         """Say which core axes can be cut, ``matmul.split("m,n", reduced="k")``; see `nbops.pieces`."""
         pieces = Pieces.parse(self.name, self.signature, independent, reduced)
-        self.pieces = replace(pieces, combine=combine, rule=self.pieces.rule)
+        self.pieces = pieces._replace(combine=combine, rule=self.pieces.rule)
 
     def piecewise(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Register ``rule(*inputs)``: the op, written with ops that can be cut; see `nbops.pieces`."""
-        self.pieces = replace(self.pieces, rule=rule)
+        self.pieces = self.pieces._replace(rule=rule)
         return rule
 
     # ---- calling ------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ neither
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nbops.signature import Signature
 
@@ -27,8 +26,7 @@ __all__ = ["Combine", "Pieces"]
 Combine = Callable[[Any, Any], Any]
 
 
-@dataclass(frozen=True)
-class Pieces:
+class Pieces(NamedTuple):
     """What a cut along each core axis does.
 
     Parameters

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +146,7 @@ def test_every_op_that_training_needs_exists() -> None:
 
 
 def seconds_of(source: str) -> float:
-    """The processor time of a new process, other processes' load left out."""
+    """The processor time of a new process. Other processes can only add to it: they empty the caches."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -156,14 +155,15 @@ def seconds_of(source: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.alone
 def test_the_import_costs_little_more_than_numbas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1.15 times ``import numba, numpy``, at the median of processes in turn."""
+    """1.15 times ``import numba, numpy``, each undisturbed: the least of 25 processes, in turn."""
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path))
     sources = "import numba, numpy", "import nbops"
     for source in sources:
         seconds_of(source)
-    pairs = [[seconds_of(source) for source in sources] for _ in range(15)]
-    theirs, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+    pairs = [[seconds_of(source) for source in sources] for _ in range(25)]
+    theirs, ours = (min(times) for times in zip(*pairs, strict=True))
     assert ours <= 1.15 * theirs, (ours, theirs)
 
 

@@ -18,8 +18,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -35,8 +34,7 @@ from nbops.tuned.vectors import host_tile
 __all__ = ["Tasks", "dense_tasks", "product_tasks", "weight_gradient_tasks"]
 
 
-@dataclass(frozen=True)
-class Tasks:
+class Tasks(NamedTuple):
     """Addresses of compiled tasks, ``void task(int64 *frame, int64 start, int64 stop)``.
 
     Parameters
@@ -51,7 +49,7 @@ class Tasks:
 
     serial: int
     parallel: int
-    owners: tuple[Any, ...] = field(repr=False)
+    owners: tuple[Any, ...]
 
 
 def product_tasks(dtype: Any) -> Tasks:

@@ -7,6 +7,7 @@ the same in an order, or with instructions, that suit the machine. So the loop a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
@@ -49,12 +50,19 @@ class Twin:
         self.portable = sources if portable else {None: plain}
         self.__name__ = plain.__name__
         self.__doc__ = plain.__doc__
-        self.cache_key = f"twin {[_digest(source) for source in (plain, *sources.values())]}"
+        self._sources = plain, *sources.values()
 
         def choose(*arguments: Any) -> Source | None:
             return sources.get(arguments[0], sources.get(None))
 
         overload(self, jit_options={**compiler.FLAGS, "forceinline": True}, strict=False)(choose)
+
+    @functools.cached_property
+    def cache_key(self) -> str:
+        # When it is first asked for: an import needs none. The digest of `exp`, which calls ``np.exp``, comes
+        # back to the name `exp`.
+        self.__dict__["cache_key"] = f"twin {self.__name__}"
+        return f"twin {[_digest(source) for source in self._sources]}"
 
     def __call__(self, *arguments: Any) -> Any:
         return self.plain(*arguments)
