@@ -95,6 +95,8 @@ def _dense_op(name: str, row: Any, derivative: Any) -> Op:
             return gemm_cpu.dense_tasks(dtypes[0], name)
         return dense_cpu.activated_dense_tasks(dtypes[0], result.signature, row)
 
+    result.tune(cuda="nbops.tuned.cuda.products:dense_plan")
+
     @result.gradient
     def _(x: Any, w: Any, b: Any, out: Any, dout: Any) -> Any:
         dz = derivative(out, dout)

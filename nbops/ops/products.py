@@ -159,7 +159,7 @@ def _(dtypes: Dtypes, layout: int) -> Tasks | None:
     return gemm_cpu.product_tasks(dtypes[0]) if dtypes[0].kind == "f" else None
 
 
-matmul.tune(cuda="nbops.tuned.cuda.gemm:matmul_plan")
+matmul.tune(cuda="nbops.tuned.cuda.products:matmul_plan")
 
 
 @matmul.gradient

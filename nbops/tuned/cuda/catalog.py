@@ -9,7 +9,7 @@ Examples
 >>> from nbops.tuned.cuda.catalog import CATALOG, launches
 >>> launch = launches(CATALOG["matmul NN"], "float32", (9, 0))[0]
 >>> launch.kernel.name, launch.block
-('product_float32_128x128_p4r4', (256, 1, 1))
+('product_float32_128x128_p4r4_linear', (256, 1, 1))
 """
 
 from __future__ import annotations
@@ -66,6 +66,12 @@ CATALOG = {
     "matmul of odd sizes": Example("matmul", ((1023, 1025), (1025, 1027))),
     "matmul, small": Example("matmul", ((512, 512), (512, 512))),
     "matmul, smaller": Example("matmul", ((128, 512), (512, 128))),
+    "matmul in parts": Example("matmul", ((128, 65536), (65536, 128))),
+    "dense, linear": Example("dense_linear", ((4096, 784), (784, 512), (512,))),
+    "dense, relu": Example("dense_relu", ((4096, 784), (784, 512), (512,))),
+    "dense, sigmoid": Example("dense_sigmoid", ((4096, 784), (784, 512), (512,))),
+    "dense, tanh": Example("dense_tanh", ((4096, 784), (784, 512), (512,))),
+    "dense in parts": Example("dense_relu", ((64, 8192), (8192, 128), (128,))),
 }
 
 

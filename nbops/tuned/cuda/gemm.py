@@ -1,4 +1,4 @@
-"""Matrix products as launches of `nbops.tuned.cuda.gemm_kernel`."""
+"""A product of a call's operands as launches of `gemm_kernel` and, for sums in parts, `gemm_parts`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,20 @@ from typing import Any
 import numpy as np
 
 from nbops import compiler
+from nbops.op import registry
+from nbops.targets.cuda import loops
 from nbops.targets.cuda.kernels import Call, CudaKernel, Launch, Plan
 from nbops.targets.cuda.toolchain import array_type, device_function
-from nbops.tuned.cuda import gemm_kernel
+from nbops.tuned.cuda import gemm_kernel, gemm_parts
 from nbops.tuned.cuda.tiles import Tile, choose
 from nbops.tuned.cuda.vectors import VECTOR_BYTES
 
-__all__ = ["matmul_plan"]
+__all__ = ["Names", "product_plan"]
 
 LARGEST_GRID = 2**31 - 1
 #: Elements along an axis: they are counted in 32 bits, and a tile may reach past the end.
 LARGEST_AXIS = 2**31 - 2**10
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How an operand's slabs are read: `width` elements at once, along p or along its rows."""
-
-    width: int
-    along_depth: bool
+PART_THREADS = 128
 
 
 @dataclass(frozen=True)
@@ -39,8 +34,10 @@ class Names:
     ----------
     m, n, k : str
         Sizes: rows, columns, and the axis that is summed over.
-    a, b, out, bias : tuple of 3 str
+    a, b, out : tuple of 3 str
         Address, stride along rows (columns, for b), and stride along k (columns, for out).
+    bias : tuple of 2 str, optional
+        Address and stride of what is added to every row.
     """
 
     m: str
@@ -52,33 +49,53 @@ class Names:
     bias: tuple[str, ...] = ()
 
 
-MATMUL = Names("m", "n", "k", ("a", "a_m", "a_k"), ("b", "b_n", "b_k"), ("out", "out_m", "out_n"))
+@dataclass(frozen=True)
+class Reading:
+    """How an operand's slabs are read: `width` elements at once, along p or along its rows."""
+
+    width: int
+    along_depth: bool
 
 
-def matmul_plan(call: Call) -> Plan | None:
-    """matmul, in float32 and float64."""
-    return product_plan(call, MATMUL)
+def product_plan(call: Call, names: Names, activation: str = "linear") -> Plan | None:
+    """What computes ``activation(a @ b + bias)``; None where the loop has to.
 
-
-def product_plan(call: Call, names: Names) -> Plan | None:
-    """One launch that computes every tile; None where the loop has to."""
+    Parameters
+    ----------
+    call : Call
+    names : Names
+    activation : str
+        "linear", or the name of an elementwise op.
+    """
     dtype = call.dtypes[0]
     m, n, k, items = (call[name] for name in (names.m, names.n, names.k, "items"))
-    if dtype not in (np.float32, np.float64) or max(m, n, k) > LARGEST_AXIS:
+    if dtype not in (np.float32, np.float64) or max(m, n, k, items * m * n) > LARGEST_AXIS:
         return None
-    tile = choose(dtype.itemsize, items, m, n, k, call.multiprocessors)
+    tile, parts = choose(dtype.itemsize, items, m, n, k, call.multiprocessors)
     blocks = math.ceil(m / tile.m) * math.ceil(n / tile.n) * items
-    if blocks > LARGEST_GRID:
-        return None
-    kernel = product_kernel(
-        dtype,
-        tile,
-        names,
-        _reading(call, names.a, m, k),
-        _reading(call, names.b, n, k),
-        call.batch_rank,
+    a, b = _reading(call, names.a, m, k), _reading(call, names.b, n, k)
+    rank = call.batch_rank
+    multiply = Launch(
+        product_kernel(dtype, tile, names, a, b, rank, "part" if parts > 1 else activation),
+        (blocks, parts, 1),
+        (tile.threads, 1, 1),
     )
-    return Plan([Launch(kernel, (blocks, 1, 1), (tile.threads, 1, 1))])
+    if parts == 1:
+        return Plan([multiply])
+    width = VECTOR_BYTES // dtype.itemsize
+    if (
+        n % width
+        or call[names.out[2]] != dtype.itemsize
+        or not _aligned(call, names.out[0], call[names.out[1]])
+    ):
+        width = 1
+    threads = items * m * n // width
+    add = Launch(
+        parts_kernel(dtype, parts, width, names, rank, activation),
+        (math.ceil(threads / PART_THREADS), 1, 1),
+        (PART_THREADS, 1, 1),
+    )
+    return Plan([multiply, add], workspace_bytes=parts * items * m * n * dtype.itemsize)
 
 
 def _reading(call: Call, operand: tuple[str, str, str], rows: int, depth: int) -> Reading:
@@ -98,6 +115,54 @@ def _aligned(call: Call, address: str, stride: int) -> bool:
     return not any(value % VECTOR_BYTES for value in [call[address], *strides])
 
 
+def _words(names: Names, rank: int, *operands: tuple[str, ...]) -> tuple[list[str], dict[str, int]]:
+    """The words that a kernel takes, and where in them it finds batch sizes and strides."""
+    parameters = [names.m, names.n, names.k, "items", "workspace"]
+    parameters += [word for operand in operands for word in operand]
+    places = {"BATCH_RANK": rank, "BATCH": len(parameters)}
+    parameters += [f"batch{axis}" for axis in range(rank)]
+    for name, operand in zip(("A", "B", "OUT", "BIAS"), operands, strict=False):
+        places[f"{name}_BATCH"] = len(parameters)
+        parameters += [f"{operand[0]}_batch{axis}" for axis in range(rank)] if operand else []
+    return parameters, places
+
+
+def _finish(activation: str, has_bias: bool) -> Any:
+    """What is done to each sum: the bias, and an elementwise op's formula."""
+    activate = _formula(activation)
+    function = gemm_kernel.add_and_activate if has_bias else gemm_kernel.activate_only
+    return _specialised(function, {"activate": activate})
+
+
+@functools.cache
+def _formula(activation: str) -> Any:
+    if activation in ("linear", "part"):
+        return device_function(gemm_kernel.activate)
+    formula = registry[activation].formula
+    assert formula is not None
+    return device_function(loops.on_device(formula, loops.SERIAL))
+
+
+@functools.cache
+def parts_kernel(
+    dtype: np.dtype[Any], parts: int, width: int, names: Names, rank: int, activation: str
+) -> CudaKernel:
+    """The kernel that adds the parts of each sum."""
+    parameters, places = _words(names, rank, (), (), names.out, names.bias)
+    constants: dict[str, Any] = {
+        **places,
+        "ELEMENT": array_type(dtype, 1, "C", False).dtype,
+        "ITEMSIZE": dtype.itemsize,
+        "PARTS": parts,
+        "WIDTH": width,
+        "HAS_BIAS": bool(names.bias),
+        "finish": _finish(activation, bool(names.bias)),
+    }
+    constants["item_offset"] = _specialised(gemm_kernel.item_offset, constants)
+    name = f"add_{parts}_parts_{dtype.name}_{activation}"
+    return CudaKernel(gemm_parts.add_parts, parameters, name=name, max_threads=PART_THREADS, **constants)
+
+
 @functools.cache
 def product_kernel(
     dtype: np.dtype[Any],
@@ -105,17 +170,30 @@ def product_kernel(
     names: Names,
     left: Reading,
     right: Reading,
-    batch_rank: int,
+    rank: int,
+    activation: str = "linear",
 ) -> CudaKernel:
-    """The kernel for one way to cut and read a product."""
-    element = array_type(dtype, 1, "C", False).dtype
+    """The kernel for one way to cut and read a product, and to finish its sums.
+
+    Parameters
+    ----------
+    dtype : dtype
+    tile : Tile
+    names : Names
+    left, right : Reading
+    rank : int
+        Batch axes.
+    activation : str
+        "linear", the name of an elementwise op, or "part" for one of several parts of the sums.
+    """
     vector = VECTOR_BYTES // dtype.itemsize
-    sizes = [f"batch{axis}" for axis in range(batch_rank)]
-    batches = [f"{x[0]}_batch{axis}" for x in (names.a, names.b, names.out) for axis in range(batch_rank)]
-    parameters = [names.m, names.n, names.k, "items", *names.a, *names.b, *names.out, *sizes, *batches]
-    first = len(parameters) - len(batches)
+    split = activation == "part"
+    has_bias = bool(names.bias) and not split
+    bias = names.bias if has_bias else ()
+    parameters, places = _words(names, rank, names.a, names.b, names.out, bias)
     constants: dict[str, Any] = {
-        "ELEMENT": element,
+        **places,
+        "ELEMENT": array_type(dtype, 1, "C", False).dtype,
         "ITEMSIZE": dtype.itemsize,
         "VECTOR": vector,
         "DEPTH": tile.depth,
@@ -132,16 +210,14 @@ def product_kernel(
         "PITCH_N": tile.n + vector,
         "LEFT_SIZE": 2 * tile.depth * (tile.m + vector),
         "RIGHT_SIZE": 2 * tile.depth * (tile.n + vector),
-        "BATCH_RANK": batch_rank,
-        "BATCH": first - batch_rank,
-        "A_BATCH": first,
-        "B_BATCH": first + batch_rank,
-        "OUT_BATCH": first + 2 * batch_rank,
+        "SPLIT": split,
+        "HAS_BIAS": has_bias,
+        "finish": _finish(activation, has_bias),
     }
     constants |= _operand(constants, "left", left, tile.m) | _operand(constants, "right", right, tile.n)
-    for name in ("add_step", "add_up", "item_offset", "finish"):
+    for name in ("add_step", "add_up", "item_offset"):
         constants[name] = _specialised(getattr(gemm_kernel, name), constants)
-    name = f"product_{dtype.name}_{tile.m}x{tile.n}_{_letters(left)}{_letters(right)}"
+    name = f"product_{dtype.name}_{tile.m}x{tile.n}_{_letters(left)}{_letters(right)}_{activation}"
     return CudaKernel(
         gemm_kernel.multiply_tiles, parameters, name=name, max_threads=tile.threads, **constants
     )

@@ -40,7 +40,19 @@ from nbops.tuned.cuda.memory import (
     store_vector,
 )
 
-__all__ = ["add_step", "add_up", "fetch", "item_offset", "multiply_tiles", "places", "stage", "start"]
+__all__ = [
+    "activate",
+    "activate_only",
+    "add_and_activate",
+    "add_step",
+    "add_up",
+    "fetch",
+    "item_offset",
+    "multiply_tiles",
+    "places",
+    "stage",
+    "start",
+]
 
 # What every kernel has its own of: see `nbops.tuned.cuda.gemm`.
 ELEMENT: Any = types.float32
@@ -52,10 +64,11 @@ PITCH_M, PITCH_N = TILE_M + VECTOR, TILE_N + VECTOR
 LEFT_SIZE, RIGHT_SIZE = 2 * DEPTH * PITCH_M, 2 * DEPTH * PITCH_N
 LEFT_CHUNKS, RIGHT_CHUNKS, LEFT_STAGED, RIGHT_STAGED = 1, 1, 4, 4
 ROWS, PITCH, CHUNKS, WIDTH, ALONG_DEPTH = 128, 132, 1, 4, True  # of one operand
-M, N, K, ITEMS, A, A_ROW, A_STEP, B, B_ROW, B_STEP, OUT, OUT_M, OUT_N, BIAS, BIAS_N = range(15)
-A_BATCH, B_BATCH, OUT_BATCH, BIAS_BATCH, BATCH, WORKSPACE, BATCH_RANK = 0, 0, 0, 0, 0, 0, 0
+BATCH_RANK, BATCH, A_BATCH, B_BATCH, OUT_BATCH, BIAS_BATCH = 0, 0, 0, 0, 0, 0
 HAS_BIAS, SPLIT = False, False
 ITEMSIZE = 4
+# Places of words in the kernel's tuple.
+M, N, K, ITEMS, WORKSPACE, A, A_ROW, A_STEP, B, B_ROW, B_STEP, OUT, OUT_M, OUT_N, BIAS, BIAS_N = range(16)
 #: Rows of tiles that are computed together: their slabs of a and b stay in the GPU's L2 cache.
 BAND = 8
 
@@ -70,9 +83,23 @@ stage_left: Any = None
 stage_right: Any = None
 
 
-def finish(total: Any, bias: Any) -> Any:
-    """What is written for a sum; other ops have other functions in its place."""
+# ---- what is done to a sum before it is written ------------------------------------------------------------
+
+
+def activate(total: Any) -> Any:
+    """The linear layer's; an elementwise op's formula may stand in its place."""
     return total
+
+
+def activate_only(total: Any, bias: Any) -> Any:
+    return activate(total)
+
+
+def add_and_activate(total: Any, bias: Any) -> Any:
+    return activate(total + bias)
+
+
+finish = activate_only
 
 
 # ---- one operand: from global memory to shared memory -----------------------------------------------------

@@ -1,7 +1,9 @@
 """The sizes of a matrix product's tiles, and which one suits a call.
 
 A large tile reads less for the same work, but makes fewer blocks: with fewer than the GPU has
-multiprocessors, some of them idle.
+multiprocessors, some of them idle. Where even small tiles are too few, the sum is cut into parts, which other
+blocks compute and a second kernel adds (split-K); a layer's weight gradient is such a product, small and
+summed over the whole batch.
 """
 
 from __future__ import annotations
@@ -64,11 +66,23 @@ TILES = {
 }
 
 
-def choose(itemsize: int, items: int, m: int, n: int, k: int, multiprocessors: int) -> Tile:
-    """The tile with which the multiprocessors should be done first."""
+#: Parts that a sum may be cut into: few enough for a second kernel that reads all of them at once.
+PARTS = (1, 2, 4, 8, 16, 32)
+#: Steps that a part has at least.
+LEAST_STEPS = 64
+#: What a launch, and a byte that the second kernel moves, take in the unit of `Tile.time`.
+LAUNCH, BYTE = 800_000, 0.1
 
-    def time(tile: Tile) -> float:
-        blocks = math.ceil(m / tile.m) * math.ceil(n / tile.n) * items
-        return math.ceil(blocks / multiprocessors) * tile.time
 
-    return min(TILES[itemsize], key=time)
+def choose(itemsize: int, items: int, m: int, n: int, k: int, multiprocessors: int) -> tuple[Tile, int]:
+    """The tile, and how many parts of the sum, with which the multiprocessors should be done first."""
+
+    def time(choice: tuple[Tile, int]) -> float:
+        tile, parts = choice
+        blocks = math.ceil(m / tile.m) * math.ceil(n / tile.n) * items * parts
+        multiplied = math.ceil(blocks / multiprocessors) * tile.time * math.ceil(k / parts)
+        added = LAUNCH + BYTE * (2 * parts + 1) * items * m * n * itemsize
+        return multiplied + added if parts > 1 else multiplied
+
+    choices = [(tile, p) for tile in TILES[itemsize] for p in PARTS if p == 1 or k >= p * LEAST_STEPS]
+    return min(choices, key=time)

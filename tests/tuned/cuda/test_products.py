@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import nbops
+from nbops.tuned.cuda.catalog import Example, launches
 from tests.targets.cuda import needs_compiler
 
 pytestmark = needs_compiler
@@ -119,3 +120,67 @@ def test_a_special_value_reaches_its_row_or_column_only(place: float, rng: np.ra
 def test_the_same_bits_every_time(rng: np.random.Generator) -> None:
     a, b = draw(rng, (50, 300), np.float32), draw(rng, (300, 20), np.float32)
     np.testing.assert_array_equal(run(a, b)[0], run(a, b)[0])
+
+
+# ---- sums in parts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dtype"),
+    [
+        (((12, 900), (900, 8)), np.float32),
+        (((5, 1000), (1000, 7)), np.float32),
+        (((3, 10, 999), (999, 2)), np.float64),
+    ],
+    ids=str,
+)
+def test_a_long_sum_of_few_elements_is_cut_into_parts(
+    shapes: Any, dtype: Any, rng: np.random.Generator
+) -> None:
+    a, b = (draw(rng, shape, dtype) for shape in shapes)
+    results = []
+    for _ in range(2):
+        with nbops.use("cuda-emulator") as gpu:
+            results.append(nbops.matmul(a, b))
+        assert len(gpu.counters) == 2
+        assert any("add_parts" in name for name in gpu.counters)
+    assert_product(results[0], a, b)
+    np.testing.assert_array_equal(*results)  # the same bits every time
+
+
+def test_parts_of_a_weight_gradients_product_fill_the_gpu() -> None:
+    """A layer of 512 x 10 weights, 5,000 images: 16 tiles of the smallest size, 132 multiprocessors."""
+    (multiply, add) = launches(Example("matmul", ((512, 5000), (5000, 10)), transposed=(0,)), "float32")
+    assert 0.9 * 132 <= multiply.grid[0] * multiply.grid[1] <= 2 * 132
+    assert "parts" in add.kernel.name
+
+
+# ---- dense -----------------------------------------------------------------------------------------------
+
+ACTIVATIONS = {
+    "linear": lambda z: z,
+    "relu": lambda z: np.maximum(z, 0),
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "tanh": np.tanh,
+}
+
+
+@pytest.mark.parametrize("k", [20, 900], ids=["one launch", "in parts"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bias_and_activation_are_fused(activation: str, k: int, rng: np.random.Generator) -> None:
+    x, w = draw(rng, (19, k), np.float32), draw(rng, (k, 6), np.float32) / np.float32(np.sqrt(k))
+    b = draw(rng, (6,), np.float32)
+    with nbops.use("cuda-emulator") as gpu:
+        result = nbops.dense(x, w, b, activation)
+    assert len(gpu.counters) == (1 if k == 20 else 2)
+    assert any("multiply_tiles" in name for name in gpu.counters)
+    z = x.astype(np.float64) @ w.astype(np.float64) + b
+    bound = (k + 4) * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(w) + np.abs(b) + 1)
+    assert (np.abs(result - ACTIVATIONS[activation](z)) <= bound).all()  # no activation is steeper than 1
+
+
+def test_relu_of_nan_is_nan_and_of_minus_infinity_zero() -> None:
+    x = np.array([[np.nan], [-np.inf], [np.inf], [1]], np.float32)
+    with nbops.use("cuda-emulator"):
+        result = nbops.dense(x, np.ones((1, 2), np.float32), np.zeros(2, np.float32), "relu")
+    np.testing.assert_array_equal(result[:, 0], [np.nan, 0, np.inf, 1])
