@@ -138,6 +138,9 @@ def _(dtypes: Dtypes, layout: int) -> Tasks | None:
     return gemm_cpu.weight_gradient_tasks(dtypes[0]) if dtypes[0].kind == "f" else None
 
 
+dense_weight_gradient.tune(cuda="nbops.tuned.cuda.products:weight_gradient_plan")
+
+
 @dense_weight_gradient.gradient
 def _(x: Any, dz: Any, dw: Any, db: Any, ddw: Any, ddb: Any) -> Any:
     return matmul(dz, ddw, axes=[(-2, -1), (-1, -2), (-2, -1)]), _by_activation["linear"](x, ddw, ddb)

@@ -254,7 +254,7 @@ def _plan(number: int, call: int, key: int, bucket: int, status: int) -> int:
         words = [0, gpu.context, plan.workspace_bytes, len(plan.launches), *wanted]
         for launch in plan.launches:
             function = gpu.function(launch.kernel, launch.shared_bytes)
-            parameters = [places[name] for name in launch.kernel.parameters]
+            parameters = [places[name] for name in launch.words]
             assert len(parameters) <= MAX_PARAMETERS
             words += [
                 function,

@@ -98,7 +98,7 @@ def launch_frame(kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Devi
             table[0, WORKSPACE] = stack.enter_context(allocated(device, plan.workspace_bytes, stream))
         words = table.ravel()
         for launch in plan.launches:
-            arguments = [int(words[where[name]]) for name in launch.kernel.parameters]
+            arguments = [int(words[where[name]]) for name in launch.words]
             device.launch(launch.kernel, launch.grid, launch.block, launch.shared_bytes, arguments, stream)
 
 

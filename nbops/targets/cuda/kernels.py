@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,20 @@ class Launch:
         Blocks, and threads in a block.
     shared_bytes : int
         Dynamic shared memory per block.
+    renamed : dict of str to str
+        Words that the kernel gets for parameters of other names, so that several ops can share it.
     """
 
     kernel: CudaKernel
     grid: Dim3
     block: Dim3
     shared_bytes: int = 0
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The word for each of the kernel's parameters."""
+        return tuple(self.renamed.get(name, name) for name in self.kernel.parameters)
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,21 @@ class Call:
     @property
     def batch_rank(self) -> int:
         return int(self.frame[0, frame.BATCH_RANK])
+
+    def renamed(self, names: Mapping[str, str], dtypes: Dtypes, batch_rank: int) -> Call:
+        """A part of this call as a planner of another op sees it, with contiguous operands.
+
+        Parameters
+        ----------
+        names : dict of str to str
+            For each word that the other planner reads, the one of this call; its launches need them too.
+        dtypes : tuple of dtype
+        batch_rank : int
+        """
+        table = self.frame.copy()
+        table[0, frame.LAYOUT], table[0, frame.BATCH_RANK] = frame.CONTIGUOUS, batch_rank
+        places = {name: self.places[word] for name, word in names.items()}
+        return replace(self, dtypes=dtypes, frame=table, places=places)
 
 
 Planner = Callable[[Call], Plan | None]

@@ -71,6 +71,9 @@ CATALOG = {
     "dense, relu": Example("dense_relu", ((4096, 784), (784, 512), (512,))),
     "dense, sigmoid": Example("dense_sigmoid", ((4096, 784), (784, 512), (512,))),
     "dense, tanh": Example("dense_tanh", ((4096, 784), (784, 512), (512,))),
+    "dense, softmax": Example("dense_softmax", ((4096, 512), (512, 10), (10,))),
+    "dense weight gradient": Example("dense_weight_gradient", ((4096, 784), (4096, 512))),
+    "dense weight gradient in parts": Example("dense_weight_gradient", ((5000, 512), (5000, 10))),
     "dense in parts": Example("dense_relu", ((64, 8192), (8192, 128), (128,))),
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import nbops
+from nbops.ops.dense import dense_weight_gradient
 from nbops.tuned.cuda.catalog import Example, launches
 from tests.targets.cuda import needs_compiler
 
@@ -184,3 +185,32 @@ def test_relu_of_nan_is_nan_and_of_minus_infinity_zero() -> None:
     with nbops.use("cuda-emulator"):
         result = nbops.dense(x, np.ones((1, 2), np.float32), np.zeros(2, np.float32), "relu")
     np.testing.assert_array_equal(result[:, 0], [np.nan, 0, np.inf, 1])
+
+
+def kernels_of(gpu: Any) -> list[str]:
+    """The names of the tuned kernels that ran, in order of appearance."""
+    known = ("multiply_tiles", "add_parts", "sum_rows", "row_to_row")
+    return [next((own for own in known if own in name), name) for name in gpu.counters]
+
+
+def test_the_softmax_layer_is_the_product_and_softmaxs_own_kernel(rng: np.random.Generator) -> None:
+    x, w, b = (draw(rng, shape, np.float32) for shape in ((21, 30), (30, 10), (10,)))
+    with nbops.use("cuda-emulator") as gpu:
+        result = nbops.dense(x, w, b, "softmax")
+    assert kernels_of(gpu) == ["multiply_tiles", "row_to_row"]
+    e = np.exp(x.astype(np.float64) @ w + b)
+    np.testing.assert_allclose(result, e / e.sum(1, keepdims=True), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "n", "dtype"), [(40, 9, 5, np.float32), (1500, 12, 10, np.float32), (33, 6, 4, np.float64)]
+)
+def test_the_weight_gradient(m: int, k: int, n: int, dtype: Any, rng: np.random.Generator) -> None:
+    """1500 rows are cut into parts, for the product and for the sum of the rows."""
+    x, dz = draw(rng, (m, k), dtype), draw(rng, (m, n), dtype)
+    with nbops.use("cuda-emulator") as gpu:
+        dw, db = dense_weight_gradient(x, dz)
+    assert kernels_of(gpu)[:1] == ["multiply_tiles"]
+    assert set(kernels_of(gpu)) == {"multiply_tiles", "sum_rows"} | ({"add_parts"} if m > 1000 else set())
+    assert_product(dw, x.T, dz)
+    assert_product(db[None], np.ones((1, m), dtype), dz)
