@@ -1,19 +1,24 @@
 """The machine's ceilings, measured: multiply-adds per second from registers, bytes per second from memory.
 
 No loop can run faster than ``max(flops / peak, bytes / bandwidth)``, the roofline
-(https://doi.org/10.1145/1498765.1498785). Both are measured by compiled kernels on all cores:
+(https://doi.org/10.1145/1498765.1498785). Both are measured by compiled kernels on all cores at once:
 
 peak
-    chains of independent fused multiply-adds on vectors that never leave the registers; two operations each;
+    chains of independent fused multiply-adds on the widest vectors, which never leave the registers; two
+    operations each. Each core's windows of a fraction of a millisecond are timed apart, so that on a busy
+    machine those count in which nobody else ran there;
 bandwidth
-    the triad ``a[i] = b[i] + s c[i]`` over arrays that fit no cache; three arrays are moved.
+    ``a[i] = s b[i]`` over arrays that fit no core's cache; the results go to memory by non-temporal stores,
+    so that two arrays are moved. With ordinary stores it is three, and a ceiling that tuned kernels pass.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +30,16 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbops import compiler
+from nbops.tuned.streaming import LINE, STRETCH, copy_lines, fence, new_buffer
+from nbops.tuned.vectors import host_tile
 
 __all__ = ["Ceilings", "best_seconds", "measure"]
 
 #: Independent chains: more than a core's multiply-adds in flight, fewer than its vector registers.
 CHAINS = 12
-VECTOR_BYTES = 32
-TRIAD_ELEMENTS = 1 << 24
+#: Turns of the chains in one window.
+TURNS = 100_000
+ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ def multiply_add_chains(typingctx: Any, count: Any, factor: Any) -> Any:
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         element = context.get_value_type(factor)
-        lanes = VECTOR_BYTES // context.get_abi_sizeof(element)
+        lanes = host_tile().vector_bytes // context.get_abi_sizeof(element)
         vector = ir.VectorType(element, lanes)
         word = ir.IntType(64)
         splat = ir.Constant(vector, ir.Undefined)
@@ -105,14 +113,19 @@ def multiply_add_chains(typingctx: Any, count: Any, factor: Any) -> Any:
     return factor(types.int64, factor), codegen
 
 
-def _chains_on_all_cores(count: int, factor: Any, out: Any) -> None:
-    for worker in numba.prange(out.shape[0]):
-        out[worker] = multiply_add_chains(count, factor)
+def _chains(count: int, factor: Any) -> Any:
+    return multiply_add_chains(count, factor)
 
 
-def _triad(a: Any, b: Any, c: Any, factor: Any) -> None:
-    for i in numba.prange(a.shape[0]):
-        a[i] = b[i] + factor * c[i]
+def _scale(workers: int, stretches: int, address: int, b: Any, factor: Any) -> None:
+    """``a = factor b``, where a starts at `address`."""
+    for worker in numba.prange(workers):
+        buffer = new_buffer(np.float32)
+        for stretch in range(stretches * worker // workers, stretches * (worker + 1) // workers):
+            for i in range(buffer.shape[0]):
+                buffer[i] = factor * b[stretch * buffer.shape[0] + i]
+            copy_lines(buffer, address + stretch * STRETCH)
+        fence()
 
 
 @functools.cache
@@ -123,16 +136,32 @@ def measure(dtype: str = "float32", seconds: float = 0.3) -> Ceilings:
     ----------
     dtype : {"float32", "float64"}
     seconds : float
-        For how long to try each; the best counts.
+        For how long to try each.
     """
-    kind = np.dtype(dtype)
-    workers, count = numba.get_num_threads(), 2_000_000  # long beside the start of the threads
-    out = np.zeros(workers, kind)
-    factor = kind.type(0.5)
-    chains = compiler.jit(compiler.specialise(_chains_on_all_cores, kind.name), parallel=True)
-    taken = best_seconds(lambda: chains(count, factor, out), seconds, 0)
-    flops = 2 * workers * count * CHAINS * (VECTOR_BYTES // kind.itemsize) / taken
-    triad = compiler.jit(compiler.specialise(_triad, "ceiling"), parallel=True)
-    a, b, c = (np.ones(TRIAD_ELEMENTS, np.float32) for _ in range(3))
-    taken = best_seconds(lambda: triad(a, b, c, np.float32(0.5)), seconds, 0)
-    return Ceilings(flops, 3 * a.nbytes / taken)
+    return Ceilings(_peak(np.dtype(dtype), seconds), _bandwidth(seconds))
+
+
+def _peak(dtype: np.dtype[Any], seconds: float) -> float:
+    chains, factor = compiler.jit(compiler.specialise(_chains, dtype.name)), dtype.type(0.5)
+    chains(1, factor)
+    workers = numba.get_num_threads()
+    together = threading.Barrier(workers)  # two threads of one core share its units
+
+    def window(_: int) -> float:
+        together.wait()
+        return best_seconds(lambda: chains(TURNS, factor), seconds)
+
+    with ThreadPoolExecutor(workers) as pool:
+        windows = list(pool.map(window, range(workers)))
+    operations = 2 * TURNS * CHAINS * (host_tile().vector_bytes // dtype.itemsize)
+    return sum(operations / window for window in windows)
+
+
+def _bandwidth(seconds: float) -> float:
+    scale = compiler.jit(compiler.specialise(_scale, "ceiling"), parallel=True)
+    b = np.ones(ELEMENTS, np.float32)
+    a = np.ones(ELEMENTS + LINE // b.itemsize, np.float32)  # room to start at a cache line
+    address = a.ctypes.data + -a.ctypes.data % LINE
+    workers, stretches = numba.get_num_threads(), b.nbytes // STRETCH
+    taken = best_seconds(lambda: scale(workers, stretches, address, b, np.float32(0.5)), seconds, 0)
+    return 2 * b.nbytes / taken

@@ -5,6 +5,7 @@ interpreted               the loop as written, by the Python interpreter
 serial                    the same loop, compiled for one core
 parallel                  the same loop, its ``prange`` shared out between the cores
 tuned                     the kernel that takes the loop's place, on all cores
+cuda                      the same call on a GPU; without one, what an emulated GPU counts, which is no time
 ========================  =========================================================================
 
 Times are 10th percentiles into arrays that exist already. The ceiling is `nbops.ceilings`: the time in which
@@ -20,6 +21,7 @@ import html
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +32,7 @@ from nbops.op import Op, registry
 
 if TYPE_CHECKING:
     from nbops.ceilings import Ceilings
+    from nbops.ladder_gpu import Emulated
 
 __all__ = ["Ladder", "Rung", "ladder"]
 
@@ -93,6 +96,8 @@ class Ladder(NamedTuple):
         In this unit, measured on this machine.
     rungs : tuple of Rung
     notes : tuple of str
+    emulated : Emulated, optional
+        What an emulated GPU counted, where there is no GPU and kernels can be compiled for one.
     """
 
     op: str
@@ -103,6 +108,7 @@ class Ladder(NamedTuple):
     ceiling: float
     rungs: tuple[Rung, ...]
     notes: tuple[str, ...]
+    emulated: Emulated | None = None
 
     @property
     def title(self) -> str:
@@ -112,7 +118,7 @@ class Ladder(NamedTuple):
         """The table's lines as text."""
         from nbops.compare.table import duration
 
-        return [
+        rows: list[tuple[str, ...]] = [
             (
                 rung.name,
                 _text(rung.shapes) if rung.shapes != self.shapes else "",
@@ -124,6 +130,10 @@ class Ladder(NamedTuple):
             )
             for rung in self.rungs
         ]
+        if self.emulated:
+            shown = _text(self.emulated.shapes)
+            rows.append(("cuda-emulator", shown, *"––––", f"{self.emulated.error:.1e}"))
+        return rows
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -131,7 +141,8 @@ class Ladder(NamedTuple):
 
     @property
     def footnotes(self) -> tuple[str, ...]:
-        return (f"This machine's measured ceiling: {self.ceiling:.3g} {self.unit}.", *self.notes)
+        counted = (str(self.emulated),) if self.emulated else ()
+        return (f"This machine's measured ceiling: {self.ceiling:.3g} {self.unit}.", *self.notes, *counted)
 
     def show(self, file: Any = None) -> None:
         """Print the loop and the table; in colour with rich, where that is installed."""
@@ -176,7 +187,8 @@ class Ladder(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as JSON has it."""
-        return {**self._asdict(), "rungs": [rung._asdict() for rung in self.rungs]}
+        rungs = [rung._asdict() for rung in self.rungs]
+        return {**self._asdict(), "rungs": rungs, "emulated": self.emulated and self.emulated._asdict()}
 
     def plot(self, file: str | Path, seconds: float = 0.1) -> None:
         """Measure every rung over a range of sizes and save the picture; needs matplotlib.
@@ -243,6 +255,7 @@ def ladder(op: Any, *shapes: Sequence[int], dtype: str = "float32", seconds: flo
     ['interpreted', 'serial', 'parallel']
     """
     from nbops import ceilings
+    from nbops.ladder_gpu import count, run_on_gpu
 
     name = op if isinstance(op, str) else getattr(op, "__name__", "")
     found = op if isinstance(op, Op) else registry.get(PICKED.get(name, name))
@@ -263,6 +276,14 @@ def ladder(op: Any, *shapes: Sequence[int], dtype: str = "float32", seconds: flo
     notes = ["The error is against the same loop in float64."]
     if rungs[0].shapes != given:
         notes.append("The interpreter ran a smaller size; its speed-up counts work for work.")
+    on_gpu = run_on_gpu(found)
+    if on_gpu:
+        rungs.append(_climb(found, "cuda", on_gpu, given, dtype, seconds, limits, by_memory, rungs))
+        notes.append("cuda copies its operands to the GPU and the result back.")
+        emulated = None
+    else:
+        values = operands_of(found, _small_enough(found, given, dtype), dtype)
+        emulated = count(found, values, partial(_error, exact=_exact(found, values)))
     return Ladder(
         op=found.name,
         source=_source(found.formula or found.kernel.written),
@@ -272,6 +293,7 @@ def ladder(op: Any, *shapes: Sequence[int], dtype: str = "float32", seconds: flo
         ceiling=(limits.bandwidth if by_memory else limits.flops) / 1e9,
         rungs=tuple(rungs),
         notes=tuple(notes),
+        emulated=emulated,
     )
 
 
@@ -356,16 +378,10 @@ def _climb(
     from nbops.ceilings import best_seconds
 
     values = operands_of(op, shapes, dtype)
-    wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in values]
-    exact = op.as_written()(*wide, target="serial")
-    several = exact if isinstance(exact, tuple) else (exact,)
-    outs = tuple(np.full(np.shape(x), np.nan, dtype) for x in several)
+    exact = _exact(op, values)
+    outs = tuple(np.full(np.shape(x), np.nan, dtype) for x in _several(exact))
     out = outs if isinstance(exact, tuple) else outs[0]
     taken = best_seconds(lambda: run(*values, out=out), seconds)
-    error = max(
-        float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-300))
-        for a, b in zip(outs, several, strict=True)
-    )
     flops, moved = work(op, shapes, dtype)
     rate = (moved if by_memory else flops) / taken / 1e9
     return Rung(
@@ -375,5 +391,23 @@ def _climb(
         speedup=rate / below[0].rate if below else 1.0,
         rate=rate,
         share=limits.seconds(flops, moved) / taken,
-        error=error,
+        error=_error(out, exact),
+    )
+
+
+def _exact(op: Op, values: Sequence[np.ndarray]) -> Any:
+    """The loop's results in float64."""
+    wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in values]
+    return op.as_written()(*wide, target="serial")
+
+
+def _several(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _error(results: Any, exact: Any) -> float:
+    """The largest one, over the largest exact number."""
+    return max(
+        float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-300))
+        for a, b in zip(_several(results), _several(exact), strict=True)
     )

@@ -14,6 +14,7 @@ from nbops import ceilings
 from nbops.__main__ import main
 from nbops.ladder import SHAPES, Ladder, shrunk, work
 from nbops.op import registry
+from nbops.targets import cuda
 
 SMALL = {
     "relu": [(16, 20)],
@@ -74,6 +75,7 @@ def test_the_interpreter_gets_a_size_that_it_can_do() -> None:
 
 def test_ceilings_are_plausible() -> None:
     limits = ceilings.measure("float32")
+    assert 1.2 < limits.flops / ceilings.measure("float64").flops < 3  # twice as many in a vector
     assert 1e8 < limits.flops < 1e14
     assert 1e8 < limits.bandwidth < 1e13
     assert limits.seconds(10**9, 0) == pytest.approx(1e9 / limits.flops)
@@ -86,8 +88,36 @@ def test_it_shows_the_loop_and_a_line_for_each_rung(small: dict[str, Ladder]) ->
         assert "out[i, j] += a[i, p] * b[p, j]" in shown
         for word in ("interpreted", "serial", "parallel", "tuned", "GFLOP/s", "max error"):
             assert word in shown
-    assert page.count("<tr>") == 5
+    assert page.count("<tr>") == 1 + len(small["matmul"].rows())
     assert "Parameters" not in text
+
+
+def test_without_a_gpu_an_emulated_one_counts(small: dict[str, Ladder]) -> None:
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    if cuda.available():
+        assert all(steps.rungs[-1].name == "cuda" and steps.emulated is None for steps in small.values())
+        return
+    for steps in small.values():
+        counted = steps.emulated
+        assert counted is not None
+        assert 0 <= counted.error < 1e-5
+        assert counted.launches > 0
+        assert counted.instructions > 0
+        assert counted.sectors >= counted.ideal_sectors > 0
+        assert "cuda-emulator" in str(steps)
+        assert str(counted) in steps._repr_html_()
+    relu = small["relu"].emulated
+    assert relu is not None
+    assert relu.sectors == 2 * 16 * 20 * 4 / 32  # read once, written once
+    matmul = small["matmul"].emulated
+    assert matmul is not None
+    assert matmul.wavefronts > 0
+
+
+def test_what_is_counted_is_in_the_json(small: dict[str, Ladder]) -> None:
+    counted = json.loads(json.dumps(small["add"].as_json()))["emulated"]
+    assert (counted is None) == (small["add"].emulated is None)
+    assert counted is None or counted["shapes"] == [[16, 20], [20]]
 
 
 def test_users_ops_climb_too() -> None:
@@ -130,7 +160,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Any) 
     assert main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["shapes"] == [[64, 64]]
-    assert [rung["name"] for rung in report["rungs"]] == ["interpreted", "serial", "parallel"]
+    assert [rung["name"] for rung in report["rungs"]][:3] == ["interpreted", "serial", "parallel"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
