@@ -51,7 +51,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, metavar="DIR", help="save there, and go on from what is there")
     add("--checkpoint-steps", type=at_least(1), default=100, help="steps between checkpoints (default: 100)")
     add("--weights", type=Path, metavar="FILE", help="write the final weights, .npz")
-    add("--json", type=Path, metavar="FILE", help="write losses, accuracy and the traced step's ops")
+    add("--json", type=Path, metavar="FILE", help="write each step's loss and seconds, and the traced ops")
     options = parser.parse_args(arguments)
     if options.workers is not None and "TF_CONFIG" in os.environ:
         parser.error("--workers and TF_CONFIG say the same; leave one out")
@@ -92,15 +92,19 @@ def start_workers(number: int, arguments: list[str]) -> list[subprocess.Popen[by
 def wait_for(workers: list[subprocess.Popen[bytes]]) -> int:
     """The exit code of the run; a worker that outlives another's failure for too long is ended."""
     deadline = None
-    told = set()
-    while any(worker.poll() is None for worker in workers):
-        for index, worker in enumerate(workers):
-            if worker.poll() not in (None, 0, PEER_LOST) and index not in told:
-                told.add(index)
+    told: set[int] = set()
+    running = True
+    while running:
+        running = any(worker.poll() is None for worker in workers)  # before the rest: none ends untold
+        failed = {index for index, worker in enumerate(workers) if worker.poll() not in (None, 0)}
+        for index in sorted(failed - told):
+            if workers[index].returncode != PEER_LOST:
                 print(
-                    f"train_mnist_distributed.py: worker {index} {ending(worker.returncode)}", file=sys.stderr
+                    f"train_mnist_distributed.py: worker {index} {ending(workers[index].returncode)}",
+                    file=sys.stderr,
                 )
-        if deadline is None and any(worker.poll() not in (None, 0) for worker in workers):
+        told |= failed
+        if failed and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             stop(workers)
@@ -248,14 +252,15 @@ class Run:
     done: int = 0
     saved: int = 0
 
-    def losses(self, epochs: int) -> Iterator[tuple[int, float]]:
-        """Train; each step's number and the whole batch's average loss."""
+    def losses(self, epochs: int) -> Iterator[tuple[int, float, float]]:
+        """Train; each step's number, the whole batch's average loss, and the seconds that it took."""
         while self.done < epochs * len(self.parts):
             own, length = self.parts[self.done % len(self.parts)]
             images, labels = self.digits.train_images[own], self.digits.train_labels[own]
+            start = time.perf_counter()
             loss = float(self.step(images, labels, 1.0 / length))
             self.done += 1
-            yield self.done, loss
+            yield self.done, loss, time.perf_counter() - start
 
     def save(self) -> None:
         """Write a checkpoint of the steps that are done."""
@@ -294,9 +299,10 @@ def train(options: argparse.Namespace, cluster: Cluster) -> int:
             print(f"data: {digits.source}; {len(cluster.addresses)} workers", flush=True)
             if run.done:
                 print(f"resumed at step {run.done}", flush=True)
-        losses = []
-        for number, loss in run.losses(options.epochs):
+        losses, seconds = [], []
+        for number, loss, time_taken in run.losses(options.epochs):
             losses.append(loss)
+            seconds.append(time_taken)
             ends = number % len(parts) == 0
             if chief and run.checkpoint and (ends or number % options.checkpoint_steps == 0):
                 run.save()
@@ -310,7 +316,7 @@ def train(options: argparse.Namespace, cluster: Cluster) -> int:
     except tf.errors.OpError as error:
         raise lost(cluster, run.done, options.checkpoint, error) from None
     if chief:
-        finish(options, run, losses)
+        finish(options, run, losses, seconds)
     return 0
 
 
@@ -340,14 +346,14 @@ def lost(cluster: Cluster, done: int, checkpoint: Path | None, error: Exception)
     return PeerLostError(f"{what}; worker {cluster.index} stops after step {done}. {again}")
 
 
-def finish(options: argparse.Namespace, run: Run, losses: list[float]) -> None:
+def finish(options: argparse.Namespace, run: Run, losses: list[float], seconds: list[float]) -> None:
     """Write what was asked for."""
     import numpy as np
 
     if options.weights:
         np.savez(options.weights, *[np.asarray(weight) for weight in run.model.weights])
     if options.json:
-        record = {"losses": losses, "steps": run.done, "ops": ops_of(run.step)}
+        record = {"losses": losses, "seconds": seconds, "steps": run.done, "ops": ops_of(run.step)}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 
