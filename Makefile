@@ -16,6 +16,7 @@
 # make bench-check    the short list, this commit against the one before: fails where one is 1.15 times slower
 # make bench-peers  nbops beside NumPy, torch, JAX, TensorFlow, Keras and numexpr (ARGS=--only softmax, --json FILE)
 # make bench-dask   Dask with nbops beside Dask with NumPy (ARGS=--rounds 30, --json FILE)
+# make scaling      the constants of docs/scaling.md, measured here
 # make dask-memory  arrays of 8 GiB on Dask workers of 1 GiB
 #
 # Each makes its own virtual environment and installs what it needs; Python and make are all it takes.
@@ -27,7 +28,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 SECONDS ?= 60
 
-.PHONY: train test test-slow stress lint docs notebook ratios asv bench bench-history bench-report bench-check bench-peers clean fuzz bounds coverage mutants bench-dask dask-memory
+.PHONY: train test test-slow stress lint docs notebook ratios asv bench bench-history bench-report bench-check bench-peers clean fuzz bounds coverage mutants bench-dask dask-memory scaling
 
 train: ARGS ?= --epochs 10 --batch-size 32
 train: $(ENV)
@@ -37,7 +38,9 @@ test: $(ENV)
 	$(VENV)/bin/python -m pytest -n auto -m "not slow and not distributed and not alone" $(ARGS)
 	$(VENV)/bin/python -m pytest -m alone $(ARGS) || test $$? = 5  # 5: ARGS choose none of them
 
+# Without its dependencies: tf-keras asks for the package tensorflow, and tensorflow-cpu is installed.
 test-slow: $(ENV)
+	$(VENV)/bin/python -m pip install --quiet --no-deps tf-keras
 	$(VENV)/bin/python -m pytest -n auto -m "slow or distributed" $(ARGS)
 
 stress: $(ENV)
@@ -110,6 +113,9 @@ bench-peers: $(ENV)
 
 bench-dask: $(ENV)
 	$(VENV)/bin/python asv_benchmarks/dask_against_numpy.py $(ARGS)
+
+scaling: $(ENV)
+	$(VENV)/bin/python asv_benchmarks/scaling_constants.py $(ARGS)
 
 dask-memory: $(ENV)
 	$(VENV)/bin/python examples/dask_larger_than_memory.py $(ARGS)

@@ -1,15 +1,17 @@
-"""Put the measured ratios into README.md and docs/ratios.md.
+"""Put the measured ratios into README.md and docs/ratios.md, and the measured constants into docs/scaling.md.
 
     python docs/make_ratios.py
 
-The figures are those of asv_benchmarks/results/peers.json, which ``nbops compare --json`` wrote. The tables
-stand between two comments, and are never written by hand: a test compares them with the file.
+The ratios are those of asv_benchmarks/results/peers.json, which ``nbops compare --json`` wrote, the constants
+those of scaling.json there, which asv_benchmarks/scaling_constants.py wrote. The tables stand between two
+comments, and are never written by hand: a test compares them with the files.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,15 @@ def by_workload(report: Report | None) -> str:
     return f"{table(heads, rows)}\n\n{conditions(report)}"
 
 
+def constants(_report: Report | None) -> str:
+    """The constants of docs/scaling.md, from a report of their own."""
+    sys.path.insert(0, str(ROOT / "asv_benchmarks"))
+    from scaling_constants import table as of_constants
+
+    kept = ROOT / "asv_benchmarks" / "results" / "scaling.json"
+    return of_constants(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else NOTHING
+
+
 def conditions(report: Report) -> str:
     """The machine and the libraries."""
     machine = report["machine"]
@@ -102,6 +113,7 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 PAGES: dict[Path, Callable[[Report | None], str]] = {
     ROOT / "README.md": by_group,
     ROOT / "docs" / "ratios.md": by_workload,
+    ROOT / "docs" / "scaling.md": constants,
 }
 
 

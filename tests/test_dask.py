@@ -163,6 +163,37 @@ def test_values_on_a_cluster_of_processes(kind: Any, cluster: Any, rng: np.rando
         assert_close(tuple(values), case.expected(own), case, case.shapes[0])
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("kind", [aligned, ragged, single, unknown], ids=describe)
+def test_every_op_on_a_cluster_of_processes(kind: Any, cluster: Any, rng: np.random.Generator) -> None:
+    """Each op in a graph of its own, all at once; unknown lengths as far as the op takes them."""
+    cases = [case for case in CASES if not (kind is unknown and case.name in NEEDS_LENGTHS)]
+    operands = [case.draw(rng, case.shapes[0]) for case in cases]
+    results = [results_of(case, [kind(x) for x in own]) for case, own in zip(cases, operands, strict=True)]
+    computed = cluster.gather(cluster.compute(results))
+    for case, own, values in zip(cases, operands, computed, strict=True):
+        assert_close(tuple(values), case.expected(own), case, case.shapes[0])
+
+
+def test_values_on_a_cluster_of_threads(rng: np.random.Generator) -> None:
+    """Workers in this process, of two threads each, that share the cores between all four."""
+    distributed = pytest.importorskip("distributed")
+    cases = [BY_NAME[name] for name in ON_A_CLUSTER]
+    operands = [case.draw(rng, case.shapes[0]) for case in cases]
+    results = [results_of(case, [ragged(x) for x in own]) for case, own in zip(cases, operands, strict=True)]
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as running,
+        distributed.Client(running, set_as_default=False) as client,
+    ):
+        computed = dask.compute(results, scheduler=client)[0]
+        shares = client.gather(client.map(_share, range(8), pure=False))
+    for case, own, values in zip(cases, operands, computed, strict=True):
+        assert_close(tuple(values), case.expected(own), case, case.shapes[0])
+    assert set(shares) == {max(1, dispatch.available_threads() // 4)}
+
+
 def test_workers_leave_the_cores_to_one_another(cluster: Any) -> None:
     """A worker of one thread beside others runs the serial kernel, however large the chunk."""
     x = da.ones((2, 4_000_000), chunks=(1, -1))

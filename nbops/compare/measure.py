@@ -79,7 +79,7 @@ def compare(
         described = team.described
     return {
         "schema": SCHEMA,
-        "machine": _machine(),
+        "machine": machine(),
         "settings": asdict(settings),
         "libraries": described,
         "workloads": rows,
@@ -218,7 +218,7 @@ def _groups(rows: Sequence[Row]) -> dict[str, Any]:
     return groups
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """The CPU and Python; nothing that says whose machine it is."""
     affinity = getattr(os, "sched_getaffinity", None)
     return {
