@@ -65,6 +65,9 @@ def _(dtypes: Dtypes, layout: int) -> Tasks | None:
     return blocks_cpu.block_tasks(vecdot.kernel, dtypes, layout, sums_cpu.block_dot)
 
 
+vecdot.tune(cuda="nbops.tuned.cuda.vector_products:vecdot_plan")
+
+
 @vecdot.gradient
 def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
     column = expand_dims(dout, -1)
@@ -91,6 +94,7 @@ def matvec(a: Array, x: Array, out: Array) -> None:
 
 
 matvec.split("m", reduced="n")
+matvec.tune(cuda="nbops.tuned.cuda.vector_products:matvec_plan")
 
 
 @matvec.gradient
@@ -121,6 +125,7 @@ def vecmat(x: Array, a: Array, out: Array) -> None:
 
 
 vecmat.split("n", reduced="m")
+vecmat.tune(cuda="nbops.tuned.cuda.vector_products:vecmat_plan")
 
 
 @vecmat.gradient

@@ -16,7 +16,18 @@ from nbops.targets.cuda.toolchain import array_type, device_function, types
 from nbops.tuned.cuda import row_kernels, sum_kernels, warps
 from nbops.tuned.cuda.vectors import VECTOR_BYTES
 
-__all__ = ["LONG_COLUMN", "LONG_ROW", "Stage", "row_kernel", "row_plan", "rows_kernel", "rows_plan"]
+__all__ = [
+    "LONG_COLUMN",
+    "LONG_ROW",
+    "Stage",
+    "row_kernel",
+    "row_launch",
+    "row_plan",
+    "rows_kernel",
+    "rows_launch",
+    "rows_plan",
+    "total_dtype",
+]
 
 #: Lengths up to which one launch sums all, and the parts that longer ones are cut into.
 LONG_ROW, ROW_PART = 32768, 16384
@@ -40,12 +51,12 @@ def row_plan(call: Call) -> Plan | None:
     dtype, n, items = _signed(call.dtypes[0]), call["n"], call["items"]
     aligned = not (call["x"] % VECTOR_BYTES or (items > 1 and call["x_batch0"] % VECTOR_BYTES))
     if n <= LONG_ROW:
-        return _checked([_row_launch(dtype, Stage.WHOLE, n, items, aligned)])
+        return _checked([row_launch(dtype, Stage.WHOLE, n, items, aligned)])
     parts, size = -(-n // ROW_PART), total_dtype(dtype).itemsize
     totals_aligned = items == 1 or parts * size % VECTOR_BYTES == 0
     launches = [
-        _row_launch(dtype, Stage.PARTS, ROW_PART, items * parts, aligned),
-        _row_launch(dtype, Stage.TOTALS, parts, items, totals_aligned),
+        row_launch(dtype, Stage.PARTS, ROW_PART, items * parts, aligned),
+        row_launch(dtype, Stage.TOTALS, parts, items, totals_aligned),
     ]
     return _checked(launches, items * parts * size)
 
@@ -59,11 +70,11 @@ def rows_plan(call: Call) -> Plan | None:
     places += [call["x_batch0"], call["out_batch0"]] if items > 1 else []
     aligned = not any(place % VECTOR_BYTES for place in places)
     if m <= LONG_COLUMN:
-        return _checked([_rows_launch(dtype, Stage.WHOLE, n, items, aligned)])
+        return _checked([rows_launch(dtype, Stage.WHOLE, n, items, aligned)])
     parts = -(-m // COLUMN_PART)
     launches = [
-        _rows_launch(dtype, Stage.PARTS, n, items * parts, aligned),
-        _rows_launch(dtype, Stage.TOTALS, n, items, aligned),
+        rows_launch(dtype, Stage.PARTS, n, items * parts, aligned),
+        rows_launch(dtype, Stage.TOTALS, n, items, aligned),
     ]
     return _checked(launches, items * parts * n * total_dtype(dtype).itemsize)
 
@@ -96,7 +107,8 @@ def _checked(launches: list[Launch], workspace_bytes: int = 0) -> Plan | None:
     return Plan(launches, workspace_bytes) if fits else None
 
 
-def _row_launch(dtype: np.dtype[Any], stage: Stage, n: int, rows: int, aligned: bool) -> Launch:
+def row_launch(dtype: np.dtype[Any], stage: Stage, n: int, rows: int, aligned: bool) -> Launch:
+    """The launch that sums `rows` rows, or the totals of their `n` parts."""
     # depends on the length alone, and so does the order of the additions
     threads = 8 if n <= 32 else warps.WARP if n <= 1024 else BLOCK
     block = max(threads, SMALL_BLOCK)
@@ -104,7 +116,8 @@ def _row_launch(dtype: np.dtype[Any], stage: Stage, n: int, rows: int, aligned: 
     return Launch(kernel, (-(-rows * threads // block), 1, 1), (block, 1, 1))
 
 
-def _rows_launch(dtype: np.dtype[Any], stage: Stage, n: int, parts: int, aligned: bool) -> Launch:
+def rows_launch(dtype: np.dtype[Any], stage: Stage, n: int, parts: int, aligned: bool) -> Launch:
+    """The launch that sums the rows of `parts` parts, or items, of `n` columns."""
     columns = warps.WARP * (VECTOR_BYTES // dtype.itemsize if aligned else 1)
     return Launch(rows_kernel(dtype, stage, aligned), (-(-n // columns) * parts, 1, 1), (BLOCK, 1, 1))
 
