@@ -28,6 +28,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=2048, help="rows and columns of a chunk (default: 2048)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--limit", default="1GiB", help="memory of each worker (default: 1GiB)")
+    parser.add_argument("--only", choices=CHECKS, help="one of the two")
     return parser.parse_args(arguments)
 
 
@@ -83,6 +84,9 @@ def check_softmax(n: int, chunk: int) -> tuple[str, Any, float]:
     )
 
 
+CHECKS = {"matmul": check_product, "softmax": check_softmax}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     options = parse(arguments)
@@ -93,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     n = math.ceil(n / options.chunk) * options.chunk
     limit = parse_bytes(options.limit)
     failed = False
-    for check in (check_product, check_softmax):
+    for check in [CHECKS[options.only]] if options.only else CHECKS.values():
         with (
             distributed.LocalCluster(
                 n_workers=options.workers,

@@ -14,7 +14,6 @@ unknown. A chunk goes to the op as it is, so a chunk on a GPU is the dispatcher'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -22,11 +21,10 @@ import numpy as np
 from dask.array.utils import meta_from_array
 from dask.tokenize import tokenize
 
-from nbops import arrays, compiler, dispatch
-from nbops.dask import workers
-from nbops.dask.chunks import Labels, Meeting, agree, array_of, joined, meetings, pairs
+from nbops import arrays, dispatch
+from nbops.dask.chunks import Labels, agree, array_of, joined, meetings, pairs
 from nbops.dask.lengths import by_chunks, count, positions, reshape
-from nbops.dtypes import compute_dtype
+from nbops.dask.tasks import Combination, Item, Piece
 from nbops.execution import Axes, normalize_axes
 from nbops.targets import cuda
 
@@ -37,68 +35,6 @@ __all__ = ["arranged", "by_chunks", "call", "count", "positions", "reshape"]
 
 #: Partial results that one task combines: few, because it holds them all.
 FAN_IN = 4
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What a task does: the op on one chunk of each operand, within the worker's share of threads.
-
-    Parameters
-    ----------
-    op : Op
-    asked : settings or None
-        Those of the innermost `nbops.use` around the call that built the graph.
-    partial : bool
-        Whether the result is one of several to be combined, and so keeps the dtype that the loop computes in.
-    meetings : tuple
-        The axes whose lengths are to be compared, since they were unknown; see `nbops.dask.chunks.meetings`.
-    """
-
-    op: Op
-    asked: Any = None
-    partial: bool = False
-    meetings: tuple[Meeting, ...] = ()
-
-    def __call__(self, *chunks: Any) -> Any:
-        operands = [_only(chunk) for chunk in chunks]
-        self._compare_lengths(operands)
-        if self.partial:
-            operands = [x.astype(compute_dtype(x.dtype), copy=False) if _is_array(x) else x for x in operands]
-        with workers.within_share(self.asked):
-            return self.op(*operands)
-
-    def _compare_lengths(self, operands: list[Any]) -> None:
-        """Raise ValueError where chunks of unknown lengths turn out to have different ones."""
-        for places in self.meetings:
-            lengths = [operands[number].shape[axis] for number, axis in places]
-            if len(set(lengths)) > 1:
-                names = " and ".join(self.op.arguments[number] for number, _ in places)
-                counts = " and ".join(map(str, lengths))
-                raise ValueError(
-                    f"{self.op.name}: chunks of {names} that meet have {counts} elements along an axis of "
-                    "unknown lengths; they must be the same: call compute_chunk_sizes() on the arrays, then "
-                    "rechunk() one of them"
-                )
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (self.op.name, _digest(self.op), str(self.asked), self.partial, self.meetings)
-
-
-def _digest(op: Op) -> str:
-    """The op's code: another op of the same name gives other keys."""
-    written: Any = op.formula or op.loop
-    return compiler.digest(written)
-
-
-def _only(chunk: Any) -> Any:
-    """A chunk out of the nested lists in which Dask hands over an axis that the result does not have."""
-    while isinstance(chunk, list):
-        (chunk,) = chunk
-    return chunk
-
-
-def _is_array(x: Any) -> bool:
-    return hasattr(x, "dtype")
 
 
 # ---- a call -----------------------------------------------------------------------------------------
@@ -256,38 +192,9 @@ def _on_chunks(
     if single:
         return (whole,)
     return tuple(
-        da.blockwise(
-            _Item(number), own, whole, kept, token=f"{op.name}-{number}", dtype=meta.dtype, meta=meta
-        )
+        da.blockwise(Item(number), own, whole, kept, token=f"{op.name}-{number}", dtype=meta.dtype, meta=meta)
         for number, (own, meta) in enumerate(zip(index.outputs, metas, strict=True))
     )
-
-
-@dataclass(frozen=True)
-class _Item:
-    number: int
-
-    def __call__(self, chunk: Any) -> Any:
-        return _only(chunk)[self.number]
-
-
-@dataclass(frozen=True)
-class Combination:
-    """What a task of the tree does: combine partial results, and with the last ones give them their dtype."""
-
-    op: Op
-    asked: Any
-    dtypes: tuple[np.dtype[Any], ...] = ()
-
-    def __call__(self, results: list[Any]) -> Any:
-        with workers.within_share(self.asked):
-            result = self.op.pieces.combine_all(results)
-        if not self.dtypes:
-            return result
-        several = result if isinstance(result, tuple) else (result,)
-        with np.errstate(over="ignore"):
-            several = tuple(x.astype(d, copy=False) for x, d in zip(several, self.dtypes, strict=True))
-        return several if isinstance(result, tuple) else several[0]
 
 
 def _combined(op: Op, partial: Any, n_kept: int, metas: list[Any], asked: Any) -> Any:

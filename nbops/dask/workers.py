@@ -26,8 +26,9 @@ import dask
 from dask.system import CPU_COUNT
 
 from nbops import dispatch
+from nbops.targets import cpu
 
-__all__ = ["expected_share", "share", "within_share"]
+__all__ = ["expected_share", "runs_on_one_core", "share", "within_share"]
 
 
 @contextmanager
@@ -38,6 +39,15 @@ def within_share(asked: Any) -> Iterator[None]:
         own = dispatch.settings().threads
         with dispatch.use(threads=limit if own is None else min(own, limit)):
             yield
+
+
+def runs_on_one_core(nanoseconds: float) -> bool:
+    """Whether a call that takes so long there stays on one core, however many it might use.
+
+    No limit is needed for it then, and without one a call like an earlier one takes a much shorter way, which
+    `dispatch.use` closes: see `nbops.repeat`.
+    """
+    return nanoseconds < float(cpu.STATE[cpu.BREAK_EVEN])
 
 
 def share() -> int:

@@ -19,7 +19,16 @@ import numpy as np
 from nbops import arrays
 from nbops.kernel import Array, Dtypes, Kernel, Tasks, lanes, prange
 from nbops.op import Op, op
-from nbops.ops.elementwise import add, relu, relu_gradient, sigmoid, sigmoid_gradient, tanh, tanh_gradient
+from nbops.ops.elementwise import (
+    add,
+    add_relu,
+    relu,
+    relu_gradient,
+    sigmoid,
+    sigmoid_gradient,
+    tanh,
+    tanh_gradient,
+)
 from nbops.ops.products import matmul
 from nbops.ops.reductions import sum_rows
 from nbops.ops.shapes import expand_dims, shape_of
@@ -87,7 +96,8 @@ def _dense_op(name: str, row: Any, derivative: Any) -> Op:
 
     @result.piecewise
     def _(x: Any, w: Any, b: Any) -> Any:
-        return _unfused[name](add(matmul(x, w), expand_dims(b, -2)))
+        product, bias = matmul(x, w), expand_dims(b, -2)
+        return add_relu(product, bias) if name == "relu" else _unfused[name](add(product, bias))
 
     @result.tune
     def _(dtypes: Dtypes, layout: int) -> Tasks | None:
