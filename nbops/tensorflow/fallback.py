@@ -1,7 +1,8 @@
 """What stands in for registered ops where TensorFlow's C kernel API is missing: ``tf.numpy_function``.
 
 Same public functions, same gradients. What is lost: the op holds the GIL, a graph holds Python callbacks, and
-a SavedModel can't be loaded in another process.
+a SavedModel can't be loaded in another process. An eager call on tensors on a GPU stays there; a graph copies
+them to the CPU.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from nbops.op import Op
+from nbops.tensorflow import device_tensor
 
 __all__ = ["call"]
 
@@ -27,8 +29,11 @@ def call(op: Op, tensors: Sequence[Any], swapped: tuple[bool, ...]) -> Any:
         ]
         leader = next(x.dtype for x, kind in zip(plain, op.types.inputs, strict=True) if kind == "T")
         dtypes = [leader if kind == "T" else tf.as_dtype(kind) for kind in op.types.outputs]
-        results = tf.numpy_function(_on_arrays(op), plain, dtypes, stateful=False, name=op.name)
-        results = results if isinstance(results, list | tuple) else [results]
+        if device_tensor.are_on_gpu(plain):
+            results = device_tensor.call(op, plain)
+        else:
+            results = tf.numpy_function(_on_arrays(op), plain, dtypes, stateful=False, name=op.name)
+            results = results if isinstance(results, list | tuple) else [results]
         if all(x.shape.rank is not None for x in plain):
             shapes = [[-1 if n is None else n for n in x.shape] for x in plain]
             for result, shape in zip(results, op.signature.infer(shapes, op.name, op.arguments), strict=True):

@@ -29,6 +29,7 @@ from nbops.frame import NDIM, POINTER, SHAPE, WIDTH, build_frame
 from nbops.targets import cuda
 from nbops.targets.atomics import load, swap_if
 from nbops.targets.calls import call_int, call_word
+from nbops.targets.cuda.driver import DEVICE_ORDINAL, OUT_OF_MEMORY
 from nbops.targets.cuda.words import WORKSPACE
 from nbops.targets.tasks import frame_pointer
 from nbops.tensorflow import native
@@ -49,7 +50,6 @@ FUNCTIONS = (
 )
 POINTER_ATTRIBUTE, PUSH, POP, WAIT_FOR_ALL, LAUNCH, WAIT = range(len(FUNCTIONS))
 BUCKETS = 64
-DEVICE_ORDINAL = 9  # CUpointer_attribute
 
 # A record: this, the frame that it is for, and then the launches, each with the parameters' places behind it.
 NEXT, CONTEXT, WORKSPACE_BYTES, LAUNCHES = range(4)
@@ -287,8 +287,6 @@ def _words_at(address: int, count: int) -> np.ndarray:
 @ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)
 def _driver_failed(number: int, status: int, failed: int) -> int:
     """Say in a status which function of the driver failed, and how."""
-    from nbops.targets.cuda.driver import OUT_OF_MEMORY
-
     code, function = failed >> 8, FUNCTIONS[failed & 255]
     name = _driver().error_name(code)
     kind = RESOURCE_EXHAUSTED if code == OUT_OF_MEMORY else INTERNAL

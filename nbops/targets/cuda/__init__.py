@@ -10,6 +10,7 @@ devices      where a kernel runs: the CUDA driver, or the emulator
 driver       NVIDIA's driver, through ctypes
 execution    a call: operands there, a plan, launches, results back
 residence    arrays that are on the GPU already: CuPy's, PyTorch's, Numba's
+dlpack       those that are exchanged by DLPack only
 costs        what a call costs there, for the dispatcher
 ============ ==================================================================================
 
@@ -33,6 +34,8 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,6 +98,20 @@ def _missing(target: str) -> str:
     return f"numba-cuda can't compile here ({failure}); {INSTALL}"
 
 
+def _after_fork() -> None:
+    """A child's driver is not its parent's: ask again, once it is needed."""
+    _missing.cache_clear()
+    _costs.cache_clear()
+    driver = sys.modules.get("nbops.targets.cuda.driver")
+    if driver is not None:
+        driver.load.cache_clear()
+        driver.gpu.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def new_device(target: str, compute_capability: tuple[int, int] | None = None) -> Any:
     """A device for a block of calls: the current GPU, or an emulated one with counters of its own."""
     from nbops.targets.cuda import devices
@@ -142,7 +159,11 @@ def _costs() -> Any:
 
 def is_device_array(value: Any) -> bool:
     """Whether a value is an array on a GPU."""
-    return hasattr(value, "__cuda_array_interface__")
+    if not hasattr(type(value), "__cuda_array_interface__") and not hasattr(value, "__dlpack_device__"):
+        return False
+    from nbops.targets.cuda import dlpack
+
+    return dlpack.has_interface(value) or dlpack.is_on_gpu(value)
 
 
 def call_on_device_arrays(op: Any, operands: Any, out: Any, axes: Any, target: str | None) -> Any:

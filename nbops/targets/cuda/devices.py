@@ -39,6 +39,9 @@ class Device(Protocol):
     def free_bytes(self) -> int:
         """Memory that an allocation could get."""
 
+    def holding(self, address: int) -> Device:
+        """The device of this kind that an address lies on."""
+
     def synchronize(self, stream: int) -> None:
         """Wait for a stream."""
 
@@ -83,6 +86,9 @@ class EmulatedDevice:
 
     def free_bytes(self) -> int:
         return sys.maxsize
+
+    def holding(self, address: int) -> Device:
+        return self
 
     def synchronize(self, stream: int) -> None:
         """Launches are done when `launch` returns."""

@@ -115,7 +115,10 @@ class Driver:
 
 @functools.cache
 def load() -> Driver | None:
-    """The driver of this machine, started; None where there is none, or no GPU."""
+    """The driver of this machine, started; None where there is none, or no GPU.
+
+    Also in a child of ``fork`` whose parent had started it: the driver doesn't serve both.
+    """
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = Driver(ctypes.CDLL(name))
@@ -174,6 +177,11 @@ class Gpu:
             yield self.driver
         finally:
             self.driver.get("cuCtxPopCurrent_v2", _HANDLE)
+
+    def holding(self, address: int) -> Gpu:
+        """The GPU that an address lies on."""
+        ordinal = self.driver.get("cuPointerGetAttribute", ctypes.c_int, DEVICE_ORDINAL, address)
+        return self if ordinal == self.ordinal else gpu(self.driver, ordinal)
 
     # ---- memory ---------------------------------------------------------------------------------------
 

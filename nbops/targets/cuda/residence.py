@@ -1,4 +1,4 @@
-"""Arrays that are on the GPU already: CuPy's, PyTorch's, Numba's, or any with ``__cuda_array_interface__``.
+"""Arrays that are on the GPU already: CuPy's, PyTorch's, Numba's, or any by DLPack.
 
 They go in without a copy, and the result is an array of the caller's kind, made by the caller's library. Work
 is put on the stream that the library calls current, so it is in order with the caller's own.
@@ -21,7 +21,7 @@ from nbops import dispatch, frame
 from nbops.dtypes import check_real
 from nbops.kernel import Kernel
 from nbops.signature import Signature
-from nbops.targets.cuda import devices
+from nbops.targets.cuda import devices, dlpack
 from nbops.targets.cuda.devices import Device
 from nbops.targets.cuda.execution import allocated, launch_frame
 
@@ -71,8 +71,18 @@ class _Numba:
         return None
 
 
+class _Own:
+    """For arrays of nbops: adapters of another library's."""
+
+    def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return like.empty(shape, dtype)
+
+    def stream(self, like: Any) -> int | None:
+        return None
+
+
 #: By the name of the package that an array's type comes from.
-LIBRARIES: dict[str, Library] = {"cupy": _CuPy(), "torch": _Torch(), "numba": _Numba()}
+LIBRARIES: dict[str, Library] = {"cupy": _CuPy(), "torch": _Torch(), "numba": _Numba(), "nbops": _Own()}
 
 
 def _library(x: Any) -> Library:
@@ -132,10 +142,11 @@ def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: s
 
     first = next(x for x in operands if is_device_array(x))
     check_residence(op, operands)
+    operands = [dlpack.imported(x) for x in operands]
     if target not in (None, "auto", "cuda", "cuda-emulator"):
         raise RuntimeError(f"{op.name}: target={target!r}, but the operands are on the GPU; copy them first")
     dispatch.decide_device_array(op.name, type(first).__name__)
-    device = dispatch.settings().device or devices.default_device("cuda")
+    device = _device_of(op, operands)
     library = _library(first)
     stream = _stream(library, first, operands, device)
     values = [
@@ -155,7 +166,8 @@ def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: s
             own_places = places[op.n_inputs :]
             shapes = [execution.shape_back(s, own) for s, own in zip(shapes, own_places, strict=True)]
         results = _results(op, out, library, first, shapes, result_dtypes)
-        outputs = [_describe(x, op.name, "out") for x in results]
+        written = [dlpack.imported(x) for x in results]
+        outputs = [_describe(x, op.name, "out") for x in written]
         buffers = [
             x if x.dtype == dtype else _temporary(x.shape, dtype, device, stream, stack)
             for x, dtype in zip(outputs, loop_dtypes[op.n_inputs :], strict=True)
@@ -198,6 +210,28 @@ def check_residence(op: Op, operands: Sequence[Any]) -> None:
             )
 
 
+def _device_of(op: Op, operands: Sequence[Any]) -> Device:
+    """The GPU that the operands are on.
+
+    Raises
+    ------
+    TypeError
+        For operands on several.
+    """
+    from nbops.targets.cuda import is_device_array
+
+    device = dispatch.settings().device or devices.default_device("cuda")
+    found: dict[str, Device] = {}
+    for x, argument in zip(operands, op.arguments, strict=True):
+        interface = _interface(x) if is_device_array(x) else {"shape": (0,)}
+        if 0 not in interface["shape"]:
+            found[argument] = device.holding(interface["data"][0])
+    if len({id(own) for own in found.values()}) > 1:
+        where = ", ".join(f"{argument} is on {own!r}" for argument, own in found.items())
+        raise TypeError(f"{op.name}: {where}; nothing is copied silently: copy the operands to one GPU first")
+    return next(iter(found.values()), device)
+
+
 def _stream(library: Library, first: Any, operands: Sequence[Any], device: Device) -> int:
     """The stream to work on; waits for operands that were produced on another one."""
     from nbops.targets.cuda import is_device_array
@@ -230,12 +264,12 @@ def _results(
     for x, shape, dtype in zip(given, shapes, dtypes, strict=True):
         if not is_device_array(x):
             raise TypeError(f"{op.name}: out is a {type(x).__name__}; expected an array on the GPU")
-        own = _describe(x, op.name, "out")
+        own = _describe(dlpack.imported(x), op.name, "out")
         if own.shape != shape or own.dtype != dtype:
             raise ValueError(
                 f"{op.name}: out is {own.shape} in {own.dtype}; the result is {shape} in {dtype}"
             )
-        if _interface(x)["data"][1]:
+        if _interface(dlpack.imported(x))["data"][1]:
             raise ValueError(f"{op.name}: out is read-only")
     return given
 
@@ -256,6 +290,10 @@ def _converted(x: Any, dtype: np.dtype[Any], device: Device, stream: int, stack:
         number = np.asarray(x, dtype)
         place = _temporary((), dtype, device, stream, stack)
         device.write(place.__array_interface__["data"][0], number.reshape(1))
+        if (
+            stream
+        ):  # the copy may still be on its way when it returns, and is in order with the default stream
+            device.synchronize(0)
         return place
     if x.dtype == dtype:
         return x
