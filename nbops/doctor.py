@@ -210,11 +210,9 @@ def _driver_version() -> tuple[int, int] | None:
 def _wheel_version() -> int | None:
     """The major version of the CUDA wheels that numba-cuda would use; None without them."""
     majors = []
-    for major in (12, 13):
-        for name in (f"nvidia-cuda-nvcc-cu{major}", f"nvidia-cuda-runtime-cu{major}", "nvidia-cuda-nvcc"):
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                if int(importlib.metadata.version(name).split(".")[0]) == major:
-                    majors.append(major)
+    for name in ("nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc", "nvidia-nvvm"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            majors.append(int(importlib.metadata.version(name).split(".")[0]))
     return max(majors, default=None)
 
 
@@ -246,23 +244,17 @@ def _cuda() -> Iterator[Finding]:
         found = f"{pairing}: the wheels are newer than the driver"
         yield Finding("cuda", "broken", found, f"{install}, or a newer driver")
     else:
-        yield from _run_on_gpu(cuda, pairing)
+        yield from _run_on_gpu(pairing)
 
 
-def _run_on_gpu(cuda: Any, pairing: str) -> Iterator[Finding]:
+def _run_on_gpu(pairing: str) -> Iterator[Finding]:
     import nbops
-    from nbops.targets import cuda as target
 
-    name = cuda.get_current_device().name
-    name = name.decode() if isinstance(name, bytes) else name
-    if not target.available():
-        yield Finding("cuda", "absent", f"{pairing}, {name}; this release has no CUDA target")
-        return
     x = np.arange(-8, 8, dtype=np.float32)
-    with nbops.use("cuda"):
+    with nbops.use("cuda") as device:
         result = np.asarray(nbops.relu(x))
     right = np.array_equal(result, np.maximum(x, 0))
-    yield Finding("cuda", "ok" if right else "broken", f"{pairing}, {name}")
+    yield Finding("cuda", "ok" if right else "broken", f"{pairing}, {device.name}")
 
 
 def _distribution_version(name: str) -> str:
@@ -312,6 +304,25 @@ def _tensorflow() -> Iterator[Finding]:
         yield Finding(
             "tensorflow", "ok", f"{found}: registered ops; all {symbols} symbols of the C API are there"
         )
-    if tf.config.list_physical_devices("GPU"):
-        advice = "tf.config.experimental.set_memory_growth(gpu, True), or TensorFlow takes the whole GPU"
-        yield Finding("tensorflow's GPU", "ok", "shared with nbops", advice)
+    yield from _tensorflow_gpu(tf, bridge.uses_registered_ops)
+
+
+def _tensorflow_gpu(tf: Any, registered: bool) -> Iterator[Finding]:
+    """Whether TensorFlow's GPU runs nbops's ops, and leaves room for other libraries."""
+    devices = tf.config.list_physical_devices("GPU")
+    if not devices:
+        return
+    gpu = importlib.import_module("nbops.tensorflow.gpu")
+    if registered and gpu.available():
+        yield Finding("tensorflow's GPU", "ok", "nbops's ops have kernels for it")
+    else:
+        found = "nbops's ops on its tensors run on the CPU, with copies there and back"
+        yield Finding("tensorflow's GPU", "slow", found, "see the findings cuda and tensorflow")
+    with contextlib.suppress(ValueError):  # it has virtual devices, whose memory is set
+        if not all(tf.config.experimental.get_memory_growth(device) for device in devices):
+            advice = (
+                "before anything runs: for gpu in tf.config.list_physical_devices('GPU'): "
+                "tf.config.experimental.set_memory_growth(gpu, True)"
+            )
+            found = "TensorFlow takes the whole GPU; arrays of nbops, CuPy or PyTorch find no room beside it"
+            yield Finding("tensorflow's memory", "slow", found, advice)

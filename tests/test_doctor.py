@@ -73,6 +73,23 @@ CDLL, ctypes.CDLL = ctypes.CDLL, load
     assert "pip install --upgrade" in found["repair"]
 
 
+@pytest.mark.parametrize("grows", [False, True])
+def test_tensorflow_that_takes_the_whole_gpu(doctor: Any, grows: bool) -> None:
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    gpu = f"""
+import tensorflow as tf
+tf.config.list_physical_devices = lambda kind=None: ["a GPU"] if kind == "GPU" else []
+tf.config.experimental.get_memory_growth = lambda device: {grows}
+"""
+    found = doctor(NO_NUMBA_CUDA + gpu)
+    assert "run on the CPU, with copies" in found["tensorflow's GPU"]["found"]
+    if grows:
+        assert "tensorflow's memory" not in found
+    else:
+        assert found["tensorflow's memory"]["verdict"] == "slow"
+        assert "set_memory_growth(gpu, True)" in found["tensorflow's memory"]["repair"]
+
+
 def test_bare_numba_cuda(doctor: Any, tmp_path: Path) -> None:
     """numba-cuda without its extra: it is there, and importing it can't find CUDA's libraries."""
     (tmp_path / "numba_cuda").mkdir()

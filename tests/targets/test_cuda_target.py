@@ -54,10 +54,11 @@ assert nbops.last_decision().target in ("serial", "parallel"), nbops.last_decisi
 """
 
 
+@pytest.mark.parametrize("target", ["cuda", "cuda-emulator"])
 @pytest.mark.parametrize("error", ["ImportError('none')", "OSError('libnvvm.so not found')"])
-def test_without_numba_cuda_or_with_a_bare_one(run_python: Any, error: str) -> None:
+def test_without_numba_cuda_or_with_a_bare_one(run_python: Any, error: str, target: str) -> None:
     """A bare numba-cuda fails with errors of its own, which are not ImportErrors."""
-    script = BLOCK.format(error=error) + ASK.format(targets=["cuda-emulator"])
+    script = BLOCK.format(error=error) + ASK.format(targets=[target])
     done = run_python(script)
     assert "pip install nbops[cuda13]" in done.stdout
     assert done.stderr == ""
@@ -194,6 +195,47 @@ def test_what_is_kept_goes_back_when_there_is_no_room(fake_gpu: Any) -> None:
     assert library.calls.count("cuMemFree_v2") == 1
     with pytest.raises(MemoryError):
         gpu.allocate(4096)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("No module named 'cuda.bindings'"), OSError("libnvJitLink.so.13")], ids=repr
+)
+def test_without_nvjitlink_the_driver_compiles(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(ptx: str, compute_capability: Any) -> bytes:
+        raise error
+
+    monkeypatch.setattr(toolchain, "compile_cubin", fail)
+    gpu = Gpu(Driver(FakeDriverLibrary()), 0)
+    with pytest.warns(RuntimeWarning, match="nvJitLink can't be loaded.*pip install"):
+        assert gpu.function(kernels.CudaKernel(toolchain._nothing), 0)
+
+
+def test_a_child_of_fork_asks_the_driver_again(run_python: Any) -> None:
+    done = run_python(
+        """
+        import os, sys
+        from nbops.targets import cuda
+        from nbops.targets.cuda import driver
+        from tests.targets.cuda import FakeDriverLibrary
+
+        started = []
+        class Library(FakeDriverLibrary):
+            def _cuInit(self, flags):
+                started.append(os.getpid())
+                return 3 if len(set(started)) > 1 else 0  # CUDA_ERROR_NOT_INITIALIZED
+
+        library = Library()
+        driver.ctypes.CDLL = lambda name: library
+        assert cuda.available()
+        child = os.fork()
+        if child == 0:
+            os._exit(int(cuda.available()))
+        assert os.waitpid(child, 0)[1] == 0, "the child takes its parent's driver for its own"
+        assert cuda.available() and len(started) == 1
+        print("done")
+        """
+    )
+    assert "done" in done.stdout
 
 
 def test_an_error_of_the_driver_is_named(fake_gpu: Any) -> None:

@@ -59,9 +59,10 @@ TARGETS = ("cuda", "cuda-emulator")
 INSTALL = "run `pip install nbops[cuda13]`, or nbops[cuda12] for a driver older than version 580"
 
 
+@functools.cache
 def available() -> bool:
     """Whether a loop can run on a GPU here; asked once, and cheap where there is no driver."""
-    return not _missing("cuda")
+    return not _missing_driver() and not _missing_compiler()
 
 
 def require(target: str) -> None:
@@ -76,31 +77,33 @@ def require(target: str) -> None:
     RuntimeError
         That says what is missing and how to get it.
     """
-    missing = _missing(target)
-    if missing:
-        raise RuntimeError(f"target {target!r} was asked for, but {missing}")
+    compiler = _missing_compiler()
+    missing = [_missing_driver(), compiler] if target == "cuda" else [compiler]
+    if any(missing):
+        instead = "" if compiler else "; use target 'cuda-emulator' to run CUDA kernels on the CPU, or 'auto'"
+        raise RuntimeError(
+            f"target {target!r} was asked for, but {'. Also, '.join(filter(None, missing))}{instead}"
+        )
 
 
-@functools.cache
-def _missing(target: str) -> str:
-    """What stands in the way of a target; empty if nothing does."""
-    if target == "cuda":
-        from nbops.targets.cuda import driver
+def _missing_driver() -> str:
+    """What this machine lacks to run on a GPU, besides the compiler; empty if nothing."""
+    from nbops.targets.cuda import driver
 
-        missing = driver.missing()
-        if missing:
-            return f"{missing}; use target 'cuda-emulator' to run CUDA kernels on the CPU, or 'auto'"
+    return driver.missing()
+
+
+def _missing_compiler() -> str:
+    """Why kernels can't be compiled here; empty if they can."""
     from nbops.targets.cuda import toolchain
 
     failure = toolchain.failure()
-    if failure is None:
-        return ""
-    return f"numba-cuda can't compile here ({failure}); {INSTALL}"
+    return "" if failure is None else f"numba-cuda can't compile here ({failure}); {INSTALL}"
 
 
 def _after_fork() -> None:
     """A child's driver is not its parent's: ask again, once it is needed."""
-    _missing.cache_clear()
+    available.cache_clear()
     _costs.cache_clear()
     driver = sys.modules.get("nbops.targets.cuda.driver")
     if driver is not None:

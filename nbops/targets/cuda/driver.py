@@ -264,10 +264,10 @@ class Gpu:
         """The driver's handle of a kernel that may use this much dynamic shared memory."""
         with self._lock, self._current() as driver:
             if kernel not in self._functions:
-                from nbops.targets.cuda.toolchain import compile_cubin, compile_ptx
+                from nbops.targets.cuda import toolchain
 
-                ptx, entry = compile_ptx(kernel, self.compute_capability)
-                image = compile_cubin(ptx, self.compute_capability)
+                ptx, entry = toolchain.compile_ptx(kernel, self.compute_capability)
+                image = toolchain.loadable(ptx, self.compute_capability)
                 module = driver.get("cuModuleLoadData", _HANDLE, image)
                 handle = driver.get("cuModuleGetFunction", _HANDLE, module, entry.encode())
                 self._functions[kernel], self._shared_bytes[kernel] = handle, SHARED_WITHOUT_ASKING

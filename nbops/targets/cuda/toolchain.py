@@ -40,6 +40,7 @@ __all__ = [
     "device_function",
     "failure",
     "intrinsic",
+    "loadable",
     "populate_array",
     "types",
 ]
@@ -201,6 +202,25 @@ def _keep(place: Path, text: str) -> None:
         temporary = place.with_suffix(f".{os.getpid()}")
         temporary.write_text(text)
         temporary.replace(place)
+
+
+def loadable(ptx: str, compute_capability: tuple[int, int]) -> bytes:
+    """What the driver loads: machine code; where nvJitLink is missing the PTX, which the driver compiles."""
+    try:
+        return compile_cubin(ptx, compute_capability)
+    except (ImportError, OSError) as error:
+        missing: Exception = error
+    except RuntimeError as error:
+        if type(error).__name__ != "DynamicLibNotFoundError":  # of the wheels' loader
+            raise
+        missing = error
+    warnings.warn(
+        f"nvJitLink can't be loaded ({_in_one_line(missing)}), so the driver compiles each kernel again in "
+        "every process; run `pip install nbops[cuda13]`",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return ptx.encode() + b"\0"
 
 
 @functools.cache
