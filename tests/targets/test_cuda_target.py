@@ -183,7 +183,7 @@ def test_a_call_through_the_driver(fake_gpu: Any, rng: np.random.Generator) -> N
     assert library.calls.count("cuLaunchKernel") == 2
     assert library.calls.count("cuMemAlloc_v2") == 3  # the second call takes what the first one freed
     assert library.context_depth == 0
-    assert "matmul" in gpu.report()
+    assert "2 product_float32" in gpu.report()
 
 
 def test_what_is_kept_goes_back_when_there_is_no_room(fake_gpu: Any) -> None:
