@@ -10,6 +10,7 @@ first wrong result.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import sys
 import threading
@@ -122,6 +123,11 @@ def with_tensorflow(seconds: float, threads: int) -> int:
     return sum(counts)
 
 
+def watch_for_hangs(seconds: float) -> None:
+    """End the process, with the stack of every thread, when it takes five minutes longer than asked."""
+    faulthandler.dump_traceback_later(2 * seconds + 300, exit=True)
+
+
 def main() -> int:
     """Run it; 1 when a forked child failed."""
     parser = argparse.ArgumentParser(
@@ -133,7 +139,11 @@ def main() -> int:
     options = parser.parse_args()
     from nbops.targets import cpu
 
+    watch_for_hangs(options.seconds)
     layer = cpu.threading_layer()
+    asked = os.environ.get("NUMBA_THREADING_LAYER", layer)
+    if asked != layer:
+        parser.error(f"NUMBA_THREADING_LAYER asks for {asked!r}, which can't be loaded")
     if options.tensorflow:
         print(
             f"{layer}: {with_tensorflow(options.seconds, options.threads):,} calls in TensorFlow", flush=True
@@ -142,7 +152,9 @@ def main() -> int:
     print(f"{layer}: {with_threads(options.seconds, options.threads):,} calls", flush=True)
     if not hasattr(os, "fork"):
         return 0
+    faulthandler.cancel_dump_traceback_later()  # a child that starts its own would wait for its parent's
     child = os.fork()
+    watch_for_hangs(options.seconds)
     if child == 0:
         try:
             calls = with_threads(options.seconds, options.threads)

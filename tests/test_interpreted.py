@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,3 +71,40 @@ def test_an_axis_of_the_loss_out_of_range() -> None:
     for axis in (2, -3):
         with pytest.raises(ValueError, match=f"axis is {axis}, but y_pred is"):
             nbops.sparse_categorical_crossentropy([0], np.ones((1, 2)), axis=axis)
+
+
+def test_without_a_compiler_all_else_works(run_python: Any) -> None:
+    """``NUMBA_DISABLE_JIT=1``: asking for threads, as Dask's chunks do, must not compile the pool."""
+    run_python(
+        """
+        import numpy as np, nbops
+        from nbops import dispatch
+        from nbops.targets import cpu
+
+        assert dispatch.available_threads() == 1
+        assert cpu.launcher() is None
+        assert nbops.add(np.ones(2), 1).tolist() == [2, 2]
+        assert nbops.last_decision().rule == "no compiler"
+        """,
+        NUMBA_DISABLE_JIT="1",
+    )
+
+
+def test_labels_with_an_axis_of_their_own_or_fractions() -> None:
+    loss, p = nbops.sparse_categorical_crossentropy, np.array([[0.25, 0.75], [0.5, 0.5]])
+    assert loss([[1], [0]], p).tolist() == loss([1, 0], p).tolist()
+    pytest.importorskip("dask.array", reason="Dask is not installed")
+    import dask.array
+
+    lazy = loss(dask.array.from_array(np.array([0.5, 0.0])), p)
+    with pytest.raises(TypeError, match="y_true has dtype float64 and fractions; expected integers"):
+        lazy.compute()
+
+
+def test_formulas_of_four_operands() -> None:
+    @nbops.elementwise(name="interpreted_test_sum_of_four")
+    def sum_of_four(x, y, z, u):
+        return x + y + z + u
+
+    operands = np.ones(3), np.arange(3.0), 2.0, np.array([[10.0], [20.0]])
+    np.testing.assert_array_equal(sum_of_four(*operands), sum(operands))

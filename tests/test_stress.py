@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import pytest
+
+from tests import layers
 
 STRESS = """
     import sys
@@ -16,10 +17,9 @@ STRESS = """
 
 
 @pytest.mark.parametrize("arguments", [(), ("--tensorflow",)])
-@pytest.mark.parametrize("layer", ["omp", "tbb", "workqueue"])
+@pytest.mark.parametrize("layer", layers.LAYERS)
 def test_many_threads(run_python: Any, layer: str, arguments: tuple[str, ...]) -> None:
-    if layer == "tbb" and importlib.util.find_spec("tbb") is None:
-        pytest.skip("tbb is not installed")
+    layers.need(layer)
     output = run_python(STRESS, *arguments, NUMBA_THREADING_LAYER=layer, PYTHONWARNINGS="ignore").stdout
     assert output.startswith(f"{layer}: ")
     assert arguments or "after fork" in output

@@ -9,6 +9,7 @@ that TensorFlow runs on threads of its own.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -16,6 +17,7 @@ import os
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -127,6 +129,10 @@ def run_native() -> Any:
 @functools.cache
 def _load_threading_layer() -> bool:
     """Start Numba's threads; code that calls them can't even be loaded from the cache before."""
+    if numba.config.DISABLE_JIT:  # nothing is compiled that could run there
+        return False
+    if numba.config.THREADING_LAYER in ("tbb", "safe", "forksafe"):
+        _find_tbb()
     try:
         numba_threads._launch_threads()
     except ValueError as error:  # "No threading layer could be loaded"
@@ -139,6 +145,14 @@ def _load_threading_layer() -> bool:
         )
         return False
     return True
+
+
+def _find_tbb() -> None:
+    """Load the TBB that pip installed beside this Python, where the system's linker does not look."""
+    for path in Path(sys.prefix, "lib").glob("libtbb.so.*"):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+            return
 
 
 @functools.cache
