@@ -44,7 +44,6 @@ test-slow: $(ENV)
 	$(VENV)/bin/python -m pytest -n auto -m "slow or distributed" $(ARGS)
 
 stress: $(ENV)
-	$(VENV)/bin/python -m pip install --quiet tbb
 	for layer in omp tbb workqueue; do \
 		for mode in "" --tensorflow; do \
 			NUMBA_THREADING_LAYER=$$layer $(VENV)/bin/python -m tests.stress --seconds $(SECONDS) $$mode || exit 1; \
@@ -77,7 +76,9 @@ INTERPRETED = NUMBA_DISABLE_JIT=1 NBOPS_TENSORFLOW_OPS=numpy_function $(VENV)/bi
 coverage: $(ENV)
 	$(INTERPRETED) -k "not serial and not parallel and not asked_for and not can_be_replaced" \
 		tests/test_interpreted.py tests/test_values.py tests/test_gradients.py tests/test_semantics.py
-	$(INTERPRETED) --cov-append --cov-report=term-missing --cov-fail-under=100 tests/tensorflow/test_ops.py
+	$(INTERPRETED) --cov-append -k "test_values" tests/test_dask.py tests/test_dtypes.py
+	$(INTERPRETED) --cov-append --cov-report=term-missing --cov-fail-under=100 \
+		tests/tensorflow/test_ops.py tests/tensorflow/test_semantics.py
 
 mutants: $(ENV)
 	$(VENV)/bin/python -m tests.mutation $(ARGS)

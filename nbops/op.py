@@ -28,6 +28,7 @@ from nbops.dispatch import recorder
 from nbops.dtypes import Integers, Types
 from nbops.execution import Axes
 from nbops.kernel import CudaPlanner, Kernel, Loop, Tuner
+from nbops.labels import Labels
 from nbops.pieces import Combine, Pieces
 from nbops.signature import Signature
 from nbops.targets import cuda
@@ -103,6 +104,7 @@ class Op:
         self.formula = formula
         self.rule: GradientRule | None = None
         self.pieces = Pieces()
+        self.labels: Labels | None = None
         self.n_inputs = len(signature.inputs)
         self.short_way: repeat.ShortWay | None = None
         parameters = [
@@ -125,7 +127,8 @@ class Op:
         if self.__module__ != "__main__":
             return _by_name, (self.name, self.__module__)
         definition = (self.name, str(self.signature), written, self.formula is not None)
-        return _defined_again, (*definition, self.types, self.arguments, self.nanoseconds, self.pieces)
+        hints = self.nanoseconds, self.pieces, self.labels
+        return _defined_again, (*definition, self.types, self.arguments, *hints)
 
     @property
     def loop(self) -> Loop:
@@ -196,6 +199,14 @@ class Op:
         """Register ``rule(*inputs)``: the op, written with ops that can be cut; see `nbops.pieces`."""
         self.pieces = self.pieces._replace(rule=rule)
         return rule
+
+    def labelled(self, label: str, axis: str) -> None:
+        """Say that the int64 operand `label` counts along a core axis, ``labelled("label", "n")``.
+
+        On tensors a label out of range raises then; see `nbops.labels`.
+        """
+        inputs = self.types.inputs
+        self.labels = Labels.parse(self.name, self.signature, inputs, self.arguments, label, axis)
 
     # ---- calling ------------------------------------------------------------------------------------
 
@@ -391,6 +402,7 @@ def _defined_again(
     arguments: tuple[str, ...],
     nanoseconds: float,
     pieces: Pieces,
+    labels: Labels | None,
 ) -> Op:
     """An op of a script or notebook out of a pickle: the process that reads it can't import its module."""
     known = registry.get(name)
@@ -401,7 +413,7 @@ def _defined_again(
     else:
         parsed = Signature.parse(signature)
         result = Op(name, parsed, Kernel(written, parsed, name), types, arguments, nanoseconds)
-    result.pieces = pieces
+    result.pieces, result.labels = pieces, labels
     return result
 
 

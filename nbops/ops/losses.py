@@ -50,6 +50,7 @@ def crossentropy_from_logits(label: Array, x: Array, out: Array) -> None:
 
 
 crossentropy_from_logits.tune(cuda="nbops.tuned.cuda.rows:crossentropy_from_logits_plan")
+crossentropy_from_logits.labelled("label", "n")
 
 
 @crossentropy_from_logits.piecewise
@@ -80,6 +81,7 @@ def crossentropy_from_logits_gradient(label: Array, x: Array, dout: Array, out: 
 
 
 crossentropy_from_logits_gradient.tune(cuda="nbops.tuned.cuda.rows:crossentropy_from_logits_gradient_plan")
+crossentropy_from_logits_gradient.labelled("label", "n")
 
 
 @crossentropy_from_logits_gradient.piecewise
@@ -182,6 +184,7 @@ def crossentropy_from_probabilities(label: Array, p: Array, out: Array) -> None:
 
 
 crossentropy_from_probabilities.tune(cuda="nbops.tuned.cuda.rows:crossentropy_from_probabilities_plan")
+crossentropy_from_probabilities.labelled("label", "n")
 
 
 @crossentropy_from_probabilities.piecewise
@@ -212,6 +215,7 @@ def crossentropy_from_probabilities_gradient(label: Array, p: Array, dout: Array
 crossentropy_from_probabilities_gradient.tune(
     cuda="nbops.tuned.cuda.rows:crossentropy_from_probabilities_gradient_plan"
 )
+crossentropy_from_probabilities_gradient.labelled("label", "n")
 
 
 @crossentropy_from_probabilities_gradient.piecewise

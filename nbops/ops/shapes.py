@@ -185,15 +185,10 @@ def shape_of(x: Any, name: str) -> tuple[int, ...]:
 
 
 def positions(x: Any) -> Any:
-    """0, 1, 2, … along the last axis of an array."""
-    if arrays.is_dask(x):
-        from nbops import dask
+    """0, 1, 2, … along the last axis of a Dask array, in its chunks."""
+    from nbops import dask
 
-        return dask.positions(x)
-    if arrays.is_tensorflow(x):
-        tf = _tensorflow()
-        return tf.range(tf.shape(x, tf.int64)[-1], dtype=tf.int64)
-    return np.arange(np.shape(x)[-1])
+    return dask.positions(x)
 
 
 def broadcast_like(x: Any, model: Any) -> Any:

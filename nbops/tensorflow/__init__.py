@@ -173,6 +173,12 @@ def _convert(op: Op, operands: Sequence[Any]) -> tuple[list[Any], tf.DType | Non
         names = ", ".join(dtype.name for dtype in (*_HALF, *allowed))
         raise TypeError(f"{op.name}: dtype {leader.name} came; expected one of {names}: convert with tf.cast")
     tensors = []
+    for x in operands:
+        if leader.is_integer and isinstance(x, np.ndarray | np.generic) and x.dtype.kind == "f":
+            raise TypeError(
+                f"{op.name}: {x.dtype} came with tensors of dtype {leader.name}, and would lose fractions "
+                "there: convert one of them"
+            )
     for x, kind in zip(operands, kinds, strict=True):
         own = leader if kind == "T" else tf.as_dtype(kind)
         tensor = tf.convert_to_tensor(x, dtype=None if kind != "T" and is_tensorflow(x) else own)

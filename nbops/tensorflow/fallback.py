@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from nbops.labels import WrongLabelError
 from nbops.op import Op
 from nbops.tensorflow import device_tensor
 
@@ -50,11 +51,16 @@ def call(op: Op, tensors: Sequence[Any], swapped: tuple[bool, ...]) -> Any:
 
         return (results[0] if len(results) == 1 else tuple(results)), gradient
 
-    return run(*tensors)
+    try:
+        return run(*tensors)
+    except WrongLabelError as error:  # eager; in a graph TensorFlow makes the same of it
+        raise tf.errors.InvalidArgumentError(None, None, str(error)) from None
 
 
 def _on_arrays(op: Op) -> Any:
     def run(*arrays: np.ndarray) -> Any:
+        if op.labels is not None:
+            op.labels.check(op.name, arrays)
         results = op(*arrays)
         if isinstance(results, tuple):
             return [np.asarray(result) for result in results]

@@ -4,7 +4,7 @@ TensorFlow calls `compute` with a *descriptor*, a table of words that says which
 tasks' addresses by dtype and layout, its cost. `compute` does what `nbops.op.Op` does for NumPy arrays, with
 the same functions of `nbops.frame`, but in machine code without the GIL: shapes, outputs, frame, choice of
 serial or parallel, run. Python is called back in two cases only: a task that is not compiled yet, and an
-error that needs its message.
+error that needs its message. Operands that hold labels are checked first (see `nbops.labels`).
 """
 
 from __future__ import annotations
@@ -43,11 +43,14 @@ API, STATE, TABLE, TABLE_LENGTH, SLOTS, RUN, REQUEST, FAIL, PICOSECONDS, GRAIN, 
     range(13)
 )
 PLANS, PLAN, DRIVER_FAILED = range(13, 16)  # for a GPU
-OPERANDS = 16
+LABELS, ROWS = 16, 17  # the operands of `nbops.labels`, or NO_LABELS
+OPERANDS = 18
 TYPE, SWAPPED, OPERAND_WIDTH = 0, 1, 2
 GENERIC = 0  # an operand of type T
 SLOT_TYPES = 16  # slots are indexed by TensorFlow's own number of T; those in use are below this
 NO_PARALLEL_TASK = -1
+NO_LABELS = -1
+WRONG_LABEL = -1  # an error beside those of `infer_shapes`, which are positive
 
 NEW_STATUS, DELETE_STATUS = INDEX["TF_NewStatus"], INDEX["TF_DeleteStatus"]
 GET_CODE, SET_STATUS = INDEX["TF_GetCode"], INDEX["TF_SetStatus"]
@@ -85,6 +88,19 @@ def swap_last(geometry: Any, operand: int) -> None:
             kept = geometry[operand, words + last]
             geometry[operand, words + last] = geometry[operand, words + last - 1]
             geometry[operand, words + last - 1] = kept
+
+
+def check_labels(geometry: Any, labels: int, rows: int) -> int:
+    """0, or `WRONG_LABEL` when a label is no position in a row."""
+    classes = geometry[rows, SHAPE + geometry[rows, NDIM] - 1]
+    count = 1
+    for axis in range(geometry[labels, NDIM]):
+        count *= geometry[labels, SHAPE + axis]
+    values = frame_pointer(geometry[labels, POINTER])
+    for i in range(count):
+        if values[i] < 0 or values[i] >= classes:
+            return WRONG_LABEL
+    return 0
 
 
 def compute(kernel: int, context: int) -> None:
@@ -148,6 +164,11 @@ def compute(kernel: int, context: int) -> None:
 def run_frame(words: Any, table: Any, geometry: Any, dtype: int, context: int, status: int) -> bool:
     """Build the frame, choose serial or parallel, and run; False after an error."""
     n_inputs, n_operands = table[0], table[1]
+    if words[LABELS] != NO_LABELS:
+        error = check_labels(geometry, words[LABELS], words[ROWS])
+        if error != 0:
+            call_word(words[FAIL], words[NUMBER], status, geometry.ctypes.data, error)
+            return False
     call = np.zeros((1 + n_operands, WIDTH), np.int64)
     build_frame(table, geometry, call)
     items = call[0, ITEMS]
@@ -223,7 +244,7 @@ def infer(descriptor: int, context: int, status: int) -> None:
 @functools.cache
 def compute_native() -> Any:
     """`compute` for the CPU, as machine code with the C signature that TensorFlow expects."""
-    return compile_compute(run_frame, "tensorflow")
+    return compile_compute(run_frame, "tensorflow", check_labels=compiler.jit(check_labels))
 
 
 def compile_compute(run: Any, name: str, **helpers: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 import re
 import threading
 import traceback
@@ -25,6 +26,7 @@ from tensorflow.python.framework import _pywrap_python_op_gen as op_gen
 from tensorflow.python.framework import op_def_registry
 
 from nbops import frame
+from nbops.labels import WrongLabelError
 from nbops.op import Op
 from nbops.targets import cpu
 from nbops.tensorflow import gpu, native
@@ -161,6 +163,10 @@ def _descriptor(entry: Registered) -> np.ndarray:
     words[native.MESSAGE] = message.ctypes.data
     words[native.LEADER] = op.types.inputs.index("T") if "T" in op.types.inputs else 0
     words[native.NUMBER] = len(variants)
+    labels = op.labels
+    words[native.LABELS], words[native.ROWS] = (
+        (native.NO_LABELS, 0) if labels is None else (labels.operand, labels.rows)
+    )
     for index, kind in enumerate(kinds):
         row = native.OPERANDS + native.OPERAND_WIDTH * index
         words[row + native.TYPE] = native.GENERIC if kind == "T" else tf.as_dtype(kind).as_datatype_enum
@@ -223,9 +229,27 @@ def _fail(number: int, status: int, geometry: int, code: int) -> int:
     n_operands = len(op.signature.operands)
     words = (ctypes.c_int64 * (n_operands * frame.GEOMETRY_WIDTH)).from_address(geometry)
     rows = np.ctypeslib.as_array(words).reshape(n_operands, frame.GEOMETRY_WIDTH)
-    message = op.signature.explain(code, rows, op.name, op.arguments)
+    if code == native.WRONG_LABEL:
+        message = _wrong_label(op, rows)
+    else:
+        message = op.signature.explain(code, rows, op.name, op.arguments)
     set_status(status, INVALID_ARGUMENT, message)
     return 0
+
+
+def _wrong_label(op: Op, geometry: np.ndarray) -> str:
+    assert op.labels is not None
+    shapes = [frame.get_shape(row) for row in geometry[: op.n_inputs]]
+    operands: list[Any] = [np.broadcast_to(0, shape) for shape in shapes]
+    own = shapes[op.labels.operand]
+    address = int(geometry[op.labels.operand, frame.POINTER])
+    values = (ctypes.c_int64 * math.prod(own)).from_address(address)
+    operands[op.labels.operand] = np.ctypeslib.as_array(values).reshape(own)
+    try:
+        op.labels.check(op.name, operands)
+    except WrongLabelError as error:
+        return str(error)
+    return f"{op.name}: a label was out of range"  # and has changed since
 
 
 # ---- Python wrapper and gradient ---------------------------------------------------------------------

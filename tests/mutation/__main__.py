@@ -1,19 +1,20 @@
-"""Run the mutants: ``python -m tests.mutation [--every N] [module ...]``.
+"""Run the mutants: ``python -m tests.mutation [--sample N] [--seed S] [module ...]``.
 
-Each mutant is a forked process that imports the changed module and runs the tests of that module in the
-interpreter (``NUMBA_DISABLE_JIT=1``; no compile) until the first fails. Exits with 1 when fewer than 90 % are
-killed. Survivors are printed as ``module:line  before -> after``; those known to mean the same are listed,
-with the reason, in ``survivors.txt``.
+The tests run in the interpreter (``NUMBA_DISABLE_JIT=1``; no compile), first as they are: unless all pass,
+nothing else happens. Then a sample of the mutants, drawn with a fixed seed, or all with ``--sample 0``, each
+with the tests that execute it. Exits with 1 when fewer than 90 % are killed. Survivors are printed as
+``module:line before -> after``; those known to mean the same are listed, with reasons, in ``survivors.txt``,
+and count as survivors too.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 os.environ["NUMBA_DISABLE_JIT"] = "1"
 os.environ["NBOPS_TENSORFLOW_OPS"] = "numpy_function"
@@ -22,74 +23,27 @@ import hypothesis  # noqa: F401  (imported before the fork: it is what takes tim
 import ml_dtypes  # noqa: F401
 import numba  # noqa: F401
 import numpy  # noqa: F401
-import pytest
+import tensorflow  # noqa: F401
 
 from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.session import Session, in_child, is_killed_when_imported
 
 ROOT = Path(__file__).parents[2]
-OPS = [
+MODULES = [
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "nbops/ops").glob("[a-z]*.py")),
+    "nbops/dispatch.py",
+]
+TESTS = [
     *(
         "tests/test_interpreted.py",
         "tests/test_values.py",
         "tests/test_gradients.py",
         "tests/test_semantics.py",
+        "tests/test_dispatch_rules.py",
+        "tests/tensorflow/test_ops.py",
     ),
-    *("-k", "not serial and not parallel and not larger and not asked_for and not loop_can_be_replaced"),
+    *("-k", "not serial and not parallel and not asked_for and not can_be_replaced or test_dispatch_rules"),
 ]
-#: Which tests see a module.
-TESTS = {
-    "nbops/dispatch.py": ["tests/test_dispatch_rules.py"],
-    **{str(path.relative_to(ROOT)): OPS for path in sorted((ROOT / "nbops/ops").glob("[a-z]*.py"))},
-}
-TIMEOUT = 120
-
-
-class Loader:
-    """Imports one module from changed source, and everything else as usual."""
-
-    def __init__(self, module: str, source: str) -> None:
-        self.name = module.removesuffix(".py").replace("/", ".")
-        self.path, self.source = str(ROOT / module), source
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-        import importlib.util
-
-        return (
-            importlib.util.spec_from_file_location(name, self.path, loader=self)
-            if name == self.name
-            else None
-        )
-
-    def create_module(self, spec: object) -> None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        exec(compile(self.source, self.path, "exec"), module.__dict__)
-
-
-def is_killed(module: str, mutant: Mutant) -> bool:
-    """Whether a test of the module fails, or never ends, with the mutant."""
-    child = os.fork()
-    if child == 0:
-        code = 3
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-            sys.meta_path.insert(0, Loader(module, mutant.source))  # type: ignore[arg-type]
-            arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-            code = int(pytest.main([*arguments, *TESTS[module]]))
-        finally:
-            os._exit(code)
-    end = time.monotonic() + TIMEOUT
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) != 0
-        time.sleep(0.05)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    return True
 
 
 def known_survivors() -> set[str]:
@@ -100,30 +54,52 @@ def known_survivors() -> set[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "modules", nargs="*", default=list(TESTS), help="all of nbops/ops and nbops/dispatch.py"
-    )
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth mutant")
-    parser.add_argument("--quiet", action="store_true", help="print the summary only")
+    parser.add_argument("modules", nargs="*", default=MODULES, help="all of nbops/ops and nbops/dispatch.py")
+    parser.add_argument("--sample", type=int, default=300, metavar="N", help="how many; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    killed = total = equivalent = 0
+    sources = {module: (ROOT / module).read_text() for module in options.modules}
+    mutants = [
+        m for module, source in sources.items() for m in mutants_of(module, str(ROOT / module), source)
+    ]
+    if options.sample and options.sample < len(mutants):
+        mutants = random.Random(options.seed).sample(mutants, options.sample)
+    originals = {module: compile(source, str(ROOT / module), "exec") for module, source in sources.items()}
+    begun = time.monotonic()
+    results = in_child(lambda: run_session(mutants, originals), 24 * 3600)
+    if isinstance(results, str) or results is None:
+        print(results or "the session ended early", file=sys.stderr)
+        return 1
+    killed = 0
     known = known_survivors()
-    for module in options.modules:
-        for mutant in list(mutants_of((ROOT / module).read_text()))[:: options.every]:
-            described = f"{module}:{mutant.line}  {mutant.before} -> {mutant.after}"
-            without_line = f"{module}  {mutant.before} -> {mutant.after}"
-            total += 1
-            if is_killed(module, mutant):
-                killed += 1
-            elif without_line in known:
-                equivalent += 1
-            elif not options.quiet:
-                print(described, flush=True)
+    listed = 0
+    for mutant, (is_killed, names, seconds) in zip(mutants, results, strict=True):
+        if not mutant.is_inside:
+            is_killed = is_killed_when_imported(mutant, names, seconds)
+        killed += is_killed
+        listed += not is_killed and str(mutant) in known
+        if not is_killed:
+            reason = " (listed)" if str(mutant) in known else "" if names else " (no test executes it)"
+            print(f"{mutant.module}:{mutant.lines[0]}  {mutant.before} -> {mutant.after}{reason}", flush=True)
     print(
-        f"{killed} of {total} mutants killed ({100 * killed / max(total, 1):.1f} %), "
-        f"{equivalent} known survivors"
+        f"{killed} of {len(mutants)} mutants killed ({100 * killed / max(len(mutants), 1):.1f} %), "
+        f"{listed} known survivors; {time.monotonic() - begun:.0f} s, seed {options.seed}"
     )
-    return 0 if killed >= 0.9 * total else 1
+    return 0 if killed >= 0.9 * len(mutants) else 1
+
+
+def run_session(
+    mutants: list[Mutant], originals: dict[str, object]
+) -> list[tuple[bool, list[str], float]] | str:
+    """Of each mutant: whether it was killed, who can notice it, and how long that may take."""
+    results: list[tuple[bool, list[str], float]] = []
+
+    def report(mutant: Mutant, is_killed: bool, names: list[str], seconds: float) -> None:
+        results.append((is_killed, names, seconds))
+
+    session = Session(TESTS, mutants, originals, ROOT)
+    code = session.run(report)
+    return results if len(results) == len(mutants) else session.problem or f"pytest ended with {code}"
 
 
 if __name__ == "__main__":

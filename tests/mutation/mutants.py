@@ -1,4 +1,8 @@
-"""Every small change of a module's source: an operator, a constant, a condition, a result that is None."""
+"""Every small change of a module's source: an operator, a constant, a condition, a result that is None.
+
+``nanoseconds=`` of an op is left alone: it says what a step costs, and decides only between serial and
+parallel, whose results are equal.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import CodeType
 
-__all__ = ["Mutant", "mutants_of"]
+__all__ = ["Mutant", "code_in", "mutants_of"]
 
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub,
@@ -38,24 +43,36 @@ class Mutant:
 
     Attributes
     ----------
-    line : int
+    module : str
+        The file, ``nbops/ops/dense.py``.
     before, after : str
         The changed piece of source.
-    source : str
-        The whole module with the change in it.
+    lines : range
+        Where the statement begins, up to where the change ends: who executes none of them can't notice.
+    is_inside : bool
+        Whether it is inside a function; else importing the module runs it.
+    code : code
+        The compiled module with the change in it.
     """
 
-    line: int
+    module: str
     before: str
     after: str
-    source: str
+    lines: range
+    is_inside: bool
+    code: CodeType
+
+    def __str__(self) -> str:
+        return f"{self.module}  {self.before} -> {self.after}"
 
 
-def mutants_of(source: str) -> Iterator[Mutant]:
-    """The mutants of a module, in the order of its lines."""
+def mutants_of(module: str, path: str, source: str) -> Iterator[Mutant]:
+    """The mutants of a module; `path` is the file name that their code gets."""
     tree = ast.parse(source)
+    spared = {id(node.value) for node in ast.walk(tree) if _is_cost(node)}
+    places = dict(_places(tree, 1, False))
     for index, node in enumerate(ast.walk(tree)):
-        for change in _changes(node):
+        for change in () if id(node) in spared else _changes(node):
             changed = copy.deepcopy(tree)
             twin = next(other for i, other in enumerate(ast.walk(changed)) if i == index)
             before = ast.unparse(node).splitlines()[0]
@@ -63,7 +80,34 @@ def mutants_of(source: str) -> Iterator[Mutant]:
             ast.fix_missing_locations(changed)
             after = ast.unparse(twin).splitlines()[0]
             if after != before:
-                yield Mutant(getattr(node, "lineno", 0), before, after, ast.unparse(changed))
+                first, is_inside = places[id(node)]
+                last = getattr(getattr(node, "test", node), "end_lineno", first)
+                code = compile(changed, path, "exec")
+                yield Mutant(module, before, after, range(first, last + 1), is_inside, code)
+
+
+def code_in(code: CodeType) -> Iterator[CodeType]:
+    """The code of every function in a module's, or in another function's."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from code_in(constant)
+
+
+def _is_cost(node: ast.AST) -> bool:
+    return isinstance(node, ast.keyword) and node.arg == "nanoseconds"
+
+
+def _places(node: ast.AST, first: int, is_inside: bool) -> Iterator[tuple[int, tuple[int, bool]]]:
+    """Of every node below: the first line of its statement, and whether it is in a function's body."""
+    if isinstance(node, ast.stmt | ast.ExceptHandler):
+        first = node.lineno
+    yield id(node), (first, is_inside)
+    for field, value in ast.iter_fields(node):
+        is_body = field == "body" and isinstance(node, ast.FunctionDef | ast.Lambda)
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from _places(child, first, is_inside or is_body)
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:

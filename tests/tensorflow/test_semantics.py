@@ -1,0 +1,160 @@
+"""What a tensor brings with it: TensorFlow's own rules for dtypes, labels, unknown ranks, and numbers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+
+import nbops  # noqa: E402
+from nbops.op import registry  # noqa: E402
+
+InvalidArgument = tf.errors.InvalidArgumentError
+#: AutoGraph would rewrite the functions of nbops too, and nobody could see which of their lines run.
+as_written = functools.partial(tf.function, autograph=False)
+
+
+# ---- labels out of range, as tf.nn.sparse_softmax_cross_entropy_with_logits has it on a CPU ---------------
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("wrong", [-1, 3, 2**40])
+def test_a_label_out_of_range_raises(wrong: int, from_logits: bool) -> None:
+    labels, predictions = tf.constant([0, 2, wrong, 1], tf.int64), tf.fill((4, 3), 0.25)
+
+    def loss(y: Any, p: Any) -> Any:
+        return nbops.sparse_categorical_crossentropy(y, p, from_logits)
+
+    with pytest.raises(InvalidArgument, match=rf"label has {wrong}; expected 0 to 2"):
+        loss(labels, predictions)
+    with pytest.raises(InvalidArgument, match=rf"label has {wrong}; expected 0 to 2"):
+        tf.function(loss)(labels, predictions)
+    with pytest.raises(InvalidArgument):  # what nbops is compared with
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels, predictions)
+    assert np.isfinite(loss(labels[:2], predictions[:2])).all()  # all goes on
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_a_label_out_of_range_raises_where_only_the_gradient_is_wanted(from_logits: bool) -> None:
+    """Grappler removes the loss itself from such a graph."""
+
+    @tf.function
+    def step(labels: Any, predictions: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(predictions)
+            loss = nbops.sparse_categorical_crossentropy(labels, predictions, from_logits)
+        return tape.gradient(loss, predictions)
+
+    predictions = tf.fill((2, 3), 0.25)
+    assert np.isfinite(step(tf.constant([0, 2]), predictions)).all()
+    with pytest.raises(InvalidArgument, match="label has 3; expected 0 to 2"):
+        step(tf.constant([0, 3]), predictions)
+
+
+def test_labels_in_a_batch_of_unknown_shape_are_looked_at_too() -> None:
+    signature = [tf.TensorSpec(None, tf.int32), tf.TensorSpec(None, tf.float32)]
+    loss = as_written(nbops.sparse_categorical_crossentropy, input_signature=signature)
+    predictions = tf.fill((2, 3, 4), 0.25)
+    assert loss(tf.zeros((2, 3), tf.int32), predictions).shape == (2, 3)
+    assert loss(tf.zeros((0, 3), tf.int32), tf.fill((0, 3, 4), 0.25)).shape == (0, 3)
+    with pytest.raises(InvalidArgument, match="label has 4; expected 0 to 3"):
+        loss(tf.fill((2, 3), 4), predictions)
+    with pytest.raises(InvalidArgument, match="label has 0; expected 0 to -1"):
+        loss(tf.zeros((2, 3), tf.int32), tf.zeros((2, 3, 0)))
+
+
+def test_a_pipeline_with_a_wrong_label_raises_and_ends() -> None:
+    pairs = tf.data.Dataset.from_tensor_slices((tf.constant([0, 1, 9, 2]), tf.fill((4, 3), 0.25)))
+    losses = pairs.map(nbops.sparse_categorical_crossentropy, num_parallel_calls=4)
+    with pytest.raises(InvalidArgument, match="label has 9"):
+        list(losses)
+
+
+def test_labels_that_are_no_numbers() -> None:
+    with pytest.raises(TypeError, match="y_true has dtype string; expected integers"):
+        nbops.sparse_categorical_crossentropy(tf.constant(["a"]), tf.fill((1, 3), 0.25))
+
+
+# ---- ranks and shapes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((2, 3), (3,)), ((3,), (2, 3)), ((2, 1), (1, 3)), ((), (2, 2)), ((2, 3), (2, 3)), ((0, 3), (1, 1))],
+)
+@pytest.mark.parametrize("known", ["nothing", "the rank"])
+def test_gradients_of_broadcast_operands_whose_shapes_are_not_known(shapes: Any, known: str) -> None:
+    """The sum over what was repeated is found when the graph runs, as TensorFlow's own gradients do."""
+    specs = [
+        tf.TensorSpec(None if known == "nothing" else [None] * len(shape), tf.float64) for shape in shapes
+    ]
+    x, y = (tf.constant(np.arange(1.0, 1 + np.prod(shape)).reshape(shape)) for shape in shapes)
+
+    def gradients(multiply: Any) -> Any:
+        @as_written(input_signature=specs)
+        def step(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch([x, y])
+                total = tf.reduce_sum(multiply(x, y))
+            return tape.gradient(total, [x, y])
+
+        return step(x, y)
+
+    for own, wanted, operand in zip(gradients(nbops.multiply), gradients(tf.multiply), (x, y), strict=True):
+        assert own.shape == operand.shape
+        np.testing.assert_array_equal(own, wanted)
+
+
+def test_what_must_know_the_rank_says_so() -> None:
+    @as_written(input_signature=[tf.TensorSpec(None, tf.float32)])
+    def total(x: Any) -> Any:
+        return nbops.sum(x, axis=0)
+
+    with pytest.raises(ValueError, match="number of axes is unknown; give it a static rank"):
+        total(tf.ones(3))
+
+
+# ---- numbers -------------------------------------------------------------------------------------------
+
+SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-300, -1e300, 800.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [(name, getattr(tf, name)) for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum")],
+)
+def test_special_numbers_as_tensorflow_has_them(name: str, own: Any) -> None:
+    """NaN, infinities and the sign of zero; division by zero gives an infinity or NaN and no error."""
+    x, y = tf.constant(SPECIAL[:, None]), tf.constant(SPECIAL)
+    result, wanted = registry[name](x, y).numpy(), own(x, y).numpy()
+    np.testing.assert_array_equal(result, wanted)
+    if name not in ("maximum", "minimum"):  # of +0 and -0 either may be the larger
+        defined = ~np.isnan(wanted)
+        np.testing.assert_array_equal(np.signbit(result[defined]), np.signbit(wanted[defined]))
+
+
+@pytest.mark.parametrize("dtype", [tf.int32, tf.int64])
+def test_integers_wrap_as_tensorflow_s_do(dtype: Any) -> None:
+    x = tf.constant([dtype.max, dtype.min, dtype.max, -1], dtype)
+    y = tf.constant([1, dtype.max, dtype.max, dtype.min], dtype)
+    for name, own in (("add", tf.add), ("subtract", tf.subtract), ("multiply", tf.multiply)):
+        np.testing.assert_array_equal(registry[name](x, y), own(x, y))
+    np.testing.assert_array_equal(nbops.negative(x), -x)
+    np.testing.assert_array_equal(nbops.sum(x), tf.reduce_sum(x))
+
+
+def test_nothing_is_promoted() -> None:
+    for x, y in ((tf.ones(2), tf.ones(2, tf.float64)), (tf.ones(2, tf.int32), tf.ones(2))):
+        with pytest.raises(TypeError, match="TensorFlow promotes nothing"):
+            nbops.add(x, y)
+        with pytest.raises((InvalidArgument, TypeError)):  # what nbops is compared with
+            tf.raw_ops.AddV2(x=x, y=y)
+    assert nbops.add(tf.ones(2), 1.5).dtype == tf.float32
+    assert nbops.add(2, tf.ones(2, tf.float64)).dtype == tf.float64
+    for wrong in (1.5, [1.5], np.array([1.5]), np.float32(1.5)):  # TensorFlow cuts the last two down to 1
+        with pytest.raises(TypeError, match=r"(?i)int32"):
+            nbops.add(tf.ones(1, tf.int32), wrong)
