@@ -7,6 +7,7 @@ to `nbops.dask`, chunk by chunk.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +17,14 @@ import numpy as np
 __all__ = [
     "allocate",
     "as_array",
+    "check_labels_agree",
     "checked_out",
     "into",
     "is_dask",
     "is_tensorflow",
     "keep",
     "native",
+    "plain",
     "rank",
     "refuse_for_lazy",
     "refuse_for_tensors",
@@ -45,6 +48,22 @@ def keep(value: Any) -> Any:
     """A value that NumPy's functions know how to handle, such as a Dask array, as it is; else an ndarray."""
     if hasattr(type(value), "__array_function__") and not isinstance(value, np.ndarray):
         return value
+    return plain(value)
+
+
+def plain(value: Any, name: str = "this function", argument: str = "the operand") -> np.ndarray:
+    """A value as an ndarray.
+
+    Raises
+    ------
+    TypeError
+        For masked arrays, whose mask would be lost.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: {argument} is a masked array, and its mask would be ignored; "
+            "pass x.filled(...) or x.compressed()"
+        )
     return np.asarray(value)
 
 
@@ -62,19 +81,20 @@ def as_array(value: Any, name: str, argument: str) -> Any:
     Raises
     ------
     TypeError
-        For masked arrays, matrices and everything that is not numbers.
+        For masked arrays, matrices, arrays with an arithmetic of their own (units, labels) and everything
+        that is not numbers.
     """
     if type(value) is np.ndarray or type(value) in (int, float):
         return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: {argument} is a masked array, and its mask would be ignored; "
-            "pass x.filled(...) or x.compressed()"
-        )
     if isinstance(value, np.matrix):
         raise TypeError(f"{name}: {argument} is a matrix, whose * differs; pass np.asarray(x)")
+    if _has_own_arithmetic(value) or str(getattr(value, "dtype", "")) == "category":
+        raise TypeError(
+            f"{name}: {argument} is a {type(value).__name__}, whose own arithmetic would be ignored; "
+            "pass np.asarray(x)"
+        )
     try:
-        array = np.asarray(value)
+        array = plain(value, name, argument)
     except ValueError as error:
         raise TypeError(f"{name}: {argument} is no rectangular array of numbers: {error}") from None
     if array.dtype.kind not in "iufV":
@@ -82,6 +102,35 @@ def as_array(value: Any, name: str, argument: str) -> Any:
             f"{name}: {argument} is a {type(value).__name__} of dtype {array.dtype}; expected real numbers"
         )
     return array
+
+
+def _has_own_arithmetic(value: Any) -> bool:
+    """Whether NumPy's ufuncs would leave an operand to its class, and it is none that is read here."""
+    own = getattr(type(value), "__array_ufunc__", np.ndarray.__array_ufunc__)
+    known = isinstance(value, np.ma.MaskedArray) or type(value).__module__.split(".")[0] == "pandas"
+    return own is not np.ndarray.__array_ufunc__ and not known
+
+
+def check_labels_agree(name: str, operands: Sequence[Any]) -> None:
+    """Refuse pandas objects that pandas would align: nbops goes by position.
+
+    Raises
+    ------
+    TypeError
+        When two operands of an elementwise op have different labels on the same axis.
+    """
+    pandas = sys.modules.get("pandas")
+    if pandas is None:
+        return
+    labels: list[tuple[Any, ...]] = [
+        tuple(reversed(x.axes)) for x in operands if isinstance(x, pandas.Series | pandas.DataFrame)
+    ]
+    for one, other in itertools.combinations(labels, 2):
+        if not all(a.equals(b) for a, b in zip(one, other, strict=False)):
+            raise TypeError(
+                f"{name}: the operands' labels differ, and nbops goes by position; align them first "
+                "(x, y = x.align(y)), or pass x.to_numpy()"
+            )
 
 
 def native(array: Any, dtype: np.dtype[Any]) -> np.ndarray:

@@ -57,8 +57,8 @@ def promote(operands: Sequence[Any]) -> np.dtype[Any]:
     """
     dtypes = [x.dtype for x in operands if isinstance(x, np.ndarray)]
     numbers = [x for x in operands if not isinstance(x, np.ndarray)]
-    if not dtypes:
-        return np.result_type(*(np.asarray(x) for x in numbers))
+    if not dtypes:  # a lone integer may be as large as uint64; several are of the default dtype
+        return np.asarray(numbers[0]).dtype if len(numbers) == 1 else np.result_type(*map(type, numbers))
     common: np.dtype[Any] = np.result_type(*dtypes)
     if common.kind in "iub" and any(isinstance(x, float) for x in numbers):
         return np.dtype(np.float64)

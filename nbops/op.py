@@ -256,6 +256,8 @@ class Op:
                 return dask.call(self, operands, axes, target)
             if cuda.is_device_array(x):
                 return cuda.call_on_device_arrays(self, operands, out, axes, target)
+        if self.signature.is_elementwise:
+            arrays.check_labels_agree(self.name, operands)
         values = [
             arrays.as_array(x, self.name, argument)
             for x, argument in zip(operands, self.arguments, strict=True)

@@ -54,7 +54,7 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
         from nbops import dask
 
         return dask.reshape(x, shape)
-    return np.reshape(np.asarray(x), shape)
+    return np.reshape(arrays.plain(x), shape)
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
