@@ -1,7 +1,7 @@
 """An operand that says which element of a row is meant, such as the labels of a cross-entropy.
 
 A loop can't raise: it gives NaN for an element that does not exist. TensorFlow's own ops raise
-InvalidArgumentError on a CPU; so a kernel of TensorFlow's looks at the labels first, and an op says which.
+InvalidArgumentError on a CPU; so its kernel of TensorFlow's looks at the labels first, and an op says which.
 """
 
 from __future__ import annotations
