@@ -1,6 +1,7 @@
 # make train    train the model on MNIST (DATA=folder with the IDX files or mnist.npz; ARGS=more options)
 # make test     the tests and doctests
 # make test-slow  the tests that take minutes each: every promise of every op, every command of the pages
+# make test-oldest  the suite on the oldest supported versions, constraints/oldest.txt, on Python 3.11
 # make stress   8 threads of mixed ops on each threading layer, for SECONDS=60 each
 # make lint     ruff and mypy
 # make docs     the documentation and API reference, as HTML in docs/_build/html; a warning is an error
@@ -28,7 +29,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 SECONDS ?= 60
 
-.PHONY: train test test-slow stress lint docs notebook ratios asv bench bench-history bench-report bench-check bench-peers clean fuzz bounds coverage mutants bench-dask dask-memory scaling
+.PHONY: train test test-slow test-oldest stress lint docs notebook ratios asv bench bench-history bench-report bench-check bench-peers clean fuzz bounds coverage mutants bench-dask dask-memory scaling
 
 train: ARGS ?= --epochs 10 --batch-size 32
 train: $(ENV)
@@ -42,6 +43,12 @@ test: $(ENV)
 test-slow: $(ENV)
 	$(VENV)/bin/python -m pip install --quiet --no-deps tf-keras
 	$(VENV)/bin/python -m pytest -n auto -m "slow or distributed" $(ARGS)
+
+# In an environment of its own; PYTHON must be a Python 3.11.
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet -c constraints/oldest.txt -e ".[test,examples,tensorflow-cpu]"
+	$(VENV)-oldest/bin/python -m pytest -n auto $(ARGS)
 
 stress: $(ENV)
 	for layer in omp tbb workqueue; do \
