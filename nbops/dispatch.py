@@ -113,6 +113,7 @@ class _Settings(NamedTuple):
     strict: bool = False
     threads: int | None = None
     device: Any = None
+    tf32: bool = False
 
 
 @functools.cache
@@ -157,6 +158,7 @@ def use(
     strict: bool | None = None,
     threads: int | None = None,
     compute_capability: tuple[int, int] | None = None,
+    tf32: bool | None = None,
 ) -> Iterator[Any]:
     """Choose the target, or limit the threads, of every call in a ``with`` block.
 
@@ -171,6 +173,10 @@ def use(
         At most so many threads. Results do not depend on it.
     compute_capability : tuple of 2 int, optional
         Of the GPU that is emulated; ``NBOPS_COMPUTE_CAPABILITY``, or (9, 0), unless given.
+    tf32 : bool, optional
+        Let matrix products of float32 arrays run on a GPU's tensor cores, which round every operand to 11
+        significant bits (relative error 2**-11 instead of 2**-24) and add in float32. Never unless asked for;
+        GPUs before compute capability 8.0 have no such units and ignore it.
 
     Yields
     ------
@@ -205,6 +211,7 @@ def use(
         strict=current.strict if strict is None else strict,
         threads=current.threads if threads is None else threads,
         device=device,
+        tf32=current.tf32 if tf32 is None else tf32,
     )
     token = _settings.set(changed)
     _count_users(1)

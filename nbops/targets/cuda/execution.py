@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nbops import frame
+from nbops.dispatch import settings
 from nbops.kernel import Kernel
 from nbops.targets.cuda import loops
 from nbops.targets.cuda.devices import Device
@@ -92,7 +93,7 @@ def launch_frame(kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Devi
     written = [math.prod(_sizes(signature.axis_names, names, table)) for names in signature.outputs]
     if not table[0, frame.ITEMS] or not any(written):
         return
-    plan, where = plan_frame(kernel, table, dtypes, device)
+    plan, where = plan_frame(kernel, table, dtypes, device, settings().tf32)
     with ExitStack() as stack:
         if plan.workspace_bytes:
             table[0, WORKSPACE] = stack.enter_context(allocated(device, plan.workspace_bytes, stream))
@@ -103,12 +104,13 @@ def launch_frame(kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Devi
 
 
 def plan_frame(
-    kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Device
+    kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Device, tf32: bool = False
 ) -> tuple[Plan, dict[str, int]]:
     """What a frame's call is made of, and where each word that its launches name stands in the frame."""
     operands = tuple(inspect.signature(kernel.loop).parameters)
     where = places(kernel.signature, operands, int(table[0, frame.BATCH_RANK]))
-    call = Call(dtypes, table, where, device.compute_capability, device.multiprocessors, kernel, operands)
+    gpu = device.compute_capability, device.multiprocessors
+    call = Call(dtypes, table, where, *gpu, kernel, operands, tf32)
     planner = kernel.cuda_planner
     plan = None if planner is None else resolve_planner(planner)(call)
     return (loops.plan(kernel, call, operands) if plan is None else plan), where

@@ -138,6 +138,8 @@ class Call:
         Whose loop is called; an elementwise op's planner takes the formula from it.
     operands : tuple of str
         The loop's parameters.
+    tf32 : bool
+        Whether float32 products may be rounded for tensor cores; see `nbops.use`.
     """
 
     dtypes: Dtypes
@@ -147,6 +149,7 @@ class Call:
     multiprocessors: int
     kernel: Kernel = field(repr=False)
     operands: tuple[str, ...]
+    tf32: bool = False
 
     def __getitem__(self, name: str) -> int:
         return int(self.frame.flat[self.places[name]])

@@ -7,6 +7,7 @@ warps           reductions over the threads of a warp or a block, by shuffles
 elementwise     16 bytes of every operand at a time, for every formula
 tiles           the sizes of a matrix product's tiles, and which one suits a call
 gemm_kernel     one block computes one tile of a matrix product
+tensor_cores    the same with tf32, where it was asked for
 gemm_parts      the second kernel of a product whose sums are cut into parts
 gemm            a product of a call's operands as launches of both
 products        the plans of matmul, the dense layer, and its weights' gradient

@@ -47,6 +47,8 @@ class Example:
     dtypes : sequence of str, optional
     multiprocessors : int, optional
         Of the GPU; the plan depends on it.
+    tf32 : bool, optional
+        See `nbops.use`.
     """
 
     op: str
@@ -54,6 +56,7 @@ class Example:
     transposed: Sequence[int] = ()
     dtypes: Sequence[str] = ("float32", "float64")
     multiprocessors: int = 132
+    tf32: bool = False
 
 
 LARGE = 4096, 4096
@@ -67,6 +70,8 @@ CATALOG = {
     "matmul, small": Example("matmul", ((512, 512), (512, 512))),
     "matmul, smaller": Example("matmul", ((128, 512), (512, 128))),
     "matmul in parts": Example("matmul", ((128, 65536), (65536, 128))),
+    "matmul, tf32": Example("matmul", (LARGE, LARGE), dtypes=("float32",), tf32=True),
+    "matmul, tf32, small": Example("matmul", ((512, 512), (512, 512)), dtypes=("float32",), tf32=True),
     "vecdot": Example("vecdot", ((2**26,), (2**26,))),
     "vecdot of a batch": Example("vecdot", ((4096, 512), (4096, 512))),
     "matvec": Example("matvec", (LARGE, (4096,))),
@@ -117,5 +122,5 @@ def launches(example: Example, dtype: str, compute_capability: tuple[int, int] =
     frame.build_frame(signature.table, geometry, table)
     dtypes = (np.dtype(dtype),) * operands
     gpu: Any = SimpleNamespace(compute_capability=compute_capability, multiprocessors=example.multiprocessors)
-    plan, _ = plan_frame(kernel, table, dtypes, gpu)
+    plan, _ = plan_frame(kernel, table, dtypes, gpu, example.tf32)
     return plan.launches

@@ -14,8 +14,8 @@ from nbops.op import registry
 from nbops.targets.cuda import loops
 from nbops.targets.cuda.kernels import Call, CudaKernel, Launch, Plan
 from nbops.targets.cuda.toolchain import array_type, device_function
-from nbops.tuned.cuda import gemm_kernel, gemm_parts
-from nbops.tuned.cuda.tiles import Tile, choose
+from nbops.tuned.cuda import gemm_kernel, gemm_parts, tensor_cores
+from nbops.tuned.cuda.tiles import TF32_TILES, TILES, Tile, choose
 from nbops.tuned.cuda.vectors import VECTOR_BYTES
 
 __all__ = ["Names", "product_plan"]
@@ -71,7 +71,9 @@ def product_plan(call: Call, names: Names, activation: str = "linear") -> Plan |
     m, n, k, items = (call[name] for name in (names.m, names.n, names.k, "items"))
     if dtype not in (np.float32, np.float64) or max(m, n, k, items * m * n) > LARGEST_AXIS:
         return None
-    tile, parts = choose(dtype.itemsize, items, m, n, k, call.multiprocessors)
+    tf32 = call.tf32 and dtype == np.float32 and call.compute_capability >= tensor_cores.LEAST_CAPABILITY
+    tiles = TF32_TILES if tf32 else TILES[dtype.itemsize]
+    tile, parts = choose(tiles, dtype.itemsize, items, m, n, k, call.multiprocessors)
     blocks = math.ceil(m / tile.m) * math.ceil(n / tile.n) * items
     a, b = _reading(call, names.a, m, k), _reading(call, names.b, n, k)
     rank = call.batch_rank
@@ -188,6 +190,9 @@ def product_kernel(
     """
     vector = VECTOR_BYTES // dtype.itemsize
     split = activation == "part"
+    tf32 = tile in TF32_TILES
+    # So many banks apart are rows of shared memory that neighbouring threads read in one wavefront.
+    padding = tensor_cores.PADDING if tf32 else vector
     has_bias = bool(names.bias) and not split
     bias = names.bias if has_bias else ()
     parameters, places = _words(names, rank, names.a, names.b, names.out, bias)
@@ -206,18 +211,27 @@ def product_kernel(
         "LANES_M": tile.lanes_m,
         "LANES_N": tile.lanes_n,
         "WARPS_N": tile.warps_n,
-        "PITCH_M": tile.m + vector,
-        "PITCH_N": tile.n + vector,
-        "LEFT_SIZE": 2 * tile.depth * (tile.m + vector),
-        "RIGHT_SIZE": 2 * tile.depth * (tile.n + vector),
+        "GROUP_M": tile.group_m or vector,
+        "GROUP_N": tile.group_n or vector,
+        "PITCH_M": tile.m + padding,
+        "PITCH_N": tile.n + padding,
+        "LEFT_SIZE": 2 * tile.depth * (tile.m + padding),
+        "RIGHT_SIZE": 2 * tile.depth * (tile.n + padding),
         "SPLIT": split,
         "HAS_BIAS": has_bias,
         "finish": _finish(activation, has_bias),
     }
+    multiplier = tensor_cores if tf32 else gemm_kernel
+    for name, module in (
+        ("prepare", multiplier),
+        ("add_step", multiplier),
+        ("add_up", multiplier),
+        ("item_offset", gemm_kernel),
+    ):
+        constants[name] = _specialised(getattr(module, name), constants)
     constants |= _operand(constants, "left", left, tile.m) | _operand(constants, "right", right, tile.n)
-    for name in ("add_step", "add_up", "item_offset"):
-        constants[name] = _specialised(getattr(gemm_kernel, name), constants)
-    name = f"product_{dtype.name}_{tile.m}x{tile.n}_{_letters(left)}{_letters(right)}_{activation}"
+    kind = "tf32" if tf32 else dtype.name
+    name = f"product_{kind}_{tile.m}x{tile.n}_{_letters(left)}{_letters(right)}_{activation}"
     return CudaKernel(
         gemm_kernel.multiply_tiles, parameters, name=name, max_threads=tile.threads, **constants
     )
@@ -229,7 +243,7 @@ def _operand(constants: dict[str, Any], side: str, reading: Reading, rows: int) 
     own = {
         **constants,
         "ROWS": rows,
-        "PITCH": rows + constants["VECTOR"],
+        "PITCH": constants["PITCH_M" if side == "left" else "PITCH_N"],
         "WIDTH": reading.width,
         "ALONG_DEPTH": reading.along_depth,
         "CHUNKS": chunks,

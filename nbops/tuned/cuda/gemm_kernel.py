@@ -9,7 +9,7 @@ and used often, at three levels::
 
 Shared memory holds a[row, p] and b[p, column] as ``[p][row]`` and ``[p][column]``, twice: while one slab is
 multiplied the next is on its way from global memory, first into registers (`fetch`), then into the other half
-(`stage`). One barrier a step is enough for that. A thread's rows and columns are groups of `VECTOR`
+(`stage`). One barrier a step is enough for that. A thread's rows and columns are groups of GROUP
 neighbours, LANES groups apart, so that each load of shared memory is 128 bits wide and a warp's 32 threads
 never want two words of one bank.
 
@@ -59,6 +59,7 @@ ELEMENT: Any = types.float32
 TILE_M, TILE_N, DEPTH, THREADS = 128, 128, 8, 256
 THREAD_M, THREAD_N, LANES_M, LANES_N, WARPS_N = 8, 8, 4, 8, 2
 VECTOR = 4
+GROUP_M, GROUP_N = 4, 4
 SUMS = THREAD_M * THREAD_N
 PITCH_M, PITCH_N = TILE_M + VECTOR, TILE_N + VECTOR
 LEFT_SIZE, RIGHT_SIZE = 2 * DEPTH * PITCH_M, 2 * DEPTH * PITCH_N
@@ -105,6 +106,11 @@ finish = activate_only
 # ---- one operand: from global memory to shared memory -----------------------------------------------------
 
 
+def prepare(value: Any) -> Any:
+    """What multiplies; tensor cores want another format."""
+    return value
+
+
 def places(chunk: int, thread: int) -> tuple[int, int]:
     """Row and step, within the slab, at which one of a thread's chunks begins."""
     number = index(index(chunk * THREADS) + thread)
@@ -144,6 +150,8 @@ def fetch(staged: Any, addresses: Any, done: int, depth: int, step_bytes: int) -
 def stage(shared: Any, half: int, staged: Any) -> None:
     """Write what was fetched into one half of shared memory."""
     thread = index(cuda.threadIdx.x)
+    for number in range(CHUNKS * WIDTH):
+        staged[number] = prepare(staged[number])
     for chunk in range(CHUNKS):
         row, step = places(chunk, thread)
         first = index(index(half + step) * index(PITCH) + row)
@@ -246,9 +254,9 @@ def multiply_tiles(words: Any) -> None:
     lane = index(thread % index(32))
     warp = index(thread // index(32))
     row = index(index(warp // index(WARPS_N)) * index(LANES_M * THREAD_M))
-    row = index(row + index(lane // index(LANES_N)) * index(VECTOR))
+    row = index(row + index(lane // index(LANES_N)) * index(GROUP_M))
     column = index(index(warp % index(WARPS_N)) * index(LANES_N * THREAD_N))
-    column = index(column + index(lane % index(LANES_N)) * index(VECTOR))
+    column = index(column + index(lane % index(LANES_N)) * index(GROUP_N))
 
     for i in range(SUMS):
         sums[i] = ELEMENT(0)
@@ -282,23 +290,23 @@ def multiply_tiles(words: Any) -> None:
     if HAS_BIAS:
         place = words[BIAS] + item_offset(words, item, BIAS_BATCH)
         for j in range(THREAD_N):
-            in_tile = j // VECTOR * LANES_N * VECTOR + j % VECTOR
+            in_tile = j // GROUP_N * LANES_N * GROUP_N + j % GROUP_N
             at = index(column0 + column + index(in_tile))
             at = at if at < n else index(n - index(1))
             bias[j] = load(ELEMENT, place + word(at) * words[BIAS_N])
     for i in range(THREAD_M):
-        in_tile = i // VECTOR * LANES_M * VECTOR + i % VECTOR
+        in_tile = i // GROUP_M * LANES_M * GROUP_M + i % GROUP_M
         at_row = index(row0 + row + index(in_tile))
         if at_row < m:
             for j in range(THREAD_N):
                 sums[i * THREAD_N + j] = finish(sums[i * THREAD_N + j], bias[j])
-            for group in range(THREAD_N // VECTOR):
-                at = index(column0 + column + index(group * LANES_N * VECTOR))
+            for group in range(THREAD_N // GROUP_N):
+                at = index(column0 + column + index(group * LANES_N * GROUP_N))
                 place = out + word(at_row) * out_m + word(at) * out_n
-                if wide:
+                if GROUP_N == VECTOR and wide:
                     if at < n:
-                        store_vector(place, get_elements(sums, index(i * THREAD_N + group * VECTOR)))
+                        store_vector(place, get_elements(sums, index(i * THREAD_N + group * GROUP_N)))
                 else:
-                    for j in range(VECTOR):
+                    for j in range(GROUP_N):
                         if index(at + index(j)) < n:
-                            store(place + word(j) * out_n, sums[i * THREAD_N + group * VECTOR + j])
+                            store(place + word(j) * out_n, sums[i * THREAD_N + group * GROUP_N + j])

@@ -18,6 +18,7 @@ from nbops.tuned.cuda.vectors import GLOBAL, VECTOR_BYTES, read_vector, write_ve
 __all__ = [
     "get_elements",
     "load",
+    "load_shared",
     "load_shared_vector",
     "load_vector",
     "put_elements",
@@ -96,6 +97,16 @@ def store_vector(typingctx: Any, address: Any, values: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, values), codegen
+
+
+@intrinsic
+def load_shared(typingctx: Any, array: Any, index: Any, offset: Any) -> Any:
+    """Element `index` + `offset` of a one-dimensional shared array."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        return builder.load(_place(context, builder, array, *arguments))
+
+    return array.dtype(array, types.uint32, types.int64), codegen
 
 
 @intrinsic

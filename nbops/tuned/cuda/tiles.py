@@ -9,9 +9,10 @@ summed over the whole batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["TILES", "Tile", "choose"]
+__all__ = ["TF32_TILES", "TILES", "Tile", "choose"]
 
 WARP = 32
 
@@ -30,6 +31,8 @@ class Tile:
         Steps of the sum that are in shared memory at a time.
     lanes_m, lanes_n : int
         The threads of a warp, as rows and columns.
+    group_m, group_n : int
+        Neighbouring rows and columns of a thread; 0 for as many as are loaded at once.
     """
 
     m: int
@@ -39,6 +42,8 @@ class Tile:
     depth: int = 8
     lanes_m: int = 4
     lanes_n: int = 8
+    group_m: int = 0
+    group_n: int = 0
 
     @property
     def warps_n(self) -> int:
@@ -66,6 +71,11 @@ TILES = {
 }
 
 
+#: For tensor cores: a warp multiplies 16 x 8 by 8 x 8, and a thread has elements as the hardware deals them.
+TF32_TILES = (
+    Tile(128, 128, 4, 16, depth=16, lanes_m=8, lanes_n=4, group_m=1, group_n=2),
+    Tile(64, 64, 4, 8, depth=16, lanes_m=8, lanes_n=4, group_m=1, group_n=2),
+)
 #: Parts that a sum may be cut into: few enough for a second kernel that reads all of them at once.
 PARTS = (1, 2, 4, 8, 16, 32)
 #: Steps that a part has at least.
@@ -74,7 +84,9 @@ LEAST_STEPS = 64
 LAUNCH, BYTE = 800_000, 0.1
 
 
-def choose(itemsize: int, items: int, m: int, n: int, k: int, multiprocessors: int) -> tuple[Tile, int]:
+def choose(
+    tiles: Sequence[Tile], itemsize: int, items: int, m: int, n: int, k: int, multiprocessors: int
+) -> tuple[Tile, int]:
     """The tile, and how many parts of the sum, with which the multiprocessors should be done first."""
 
     def time(choice: tuple[Tile, int]) -> float:
@@ -84,5 +96,5 @@ def choose(itemsize: int, items: int, m: int, n: int, k: int, multiprocessors: i
         added = LAUNCH + BYTE * (2 * parts + 1) * items * m * n * itemsize
         return multiplied + added if parts > 1 else multiplied
 
-    choices = [(tile, p) for tile in TILES[itemsize] for p in PARTS if p == 1 or k >= p * LEAST_STEPS]
+    choices = [(tile, p) for tile in tiles for p in PARTS if p == 1 or k >= p * LEAST_STEPS]
     return min(choices, key=time)

@@ -214,3 +214,44 @@ def test_the_weight_gradient(m: int, k: int, n: int, dtype: Any, rng: np.random.
     assert set(kernels_of(gpu)) == {"multiply_tiles", "sum_rows"} | ({"add_parts"} if m > 1000 else set())
     assert_product(dw, x.T, dz)
     assert_product(db[None], np.ones((1, m), dtype), dz)
+
+
+# ---- tensor cores ----------------------------------------------------------------------------------------
+
+
+def to_tf32(x: np.ndarray) -> np.ndarray:
+    """float32 rounded to 10 bits behind the point, ties away from zero."""
+    return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "n", "cc"),
+    [(128, 32, 256, (8, 0)), (128, 32, 256, (12, 0)), (70, 19, 33, (9, 0)), (5, 700, 9, (9, 0))],
+    ids=str,
+)
+def test_tensor_cores_multiply_what_was_rounded_to_tf32(
+    m: int, k: int, n: int, cc: Any, rng: np.random.Generator
+) -> None:
+    a, b = draw(rng, (m, k), np.float32), draw(rng, (k, n), np.float32, transposed=True)
+    with nbops.use("cuda-emulator", compute_capability=cc, tf32=True) as gpu:
+        result = nbops.matmul(a, b)
+    assert_product(result, to_tf32(a), to_tf32(np.ascontiguousarray(b)))
+    counters = next(iter(gpu.counters.values()))
+    assert counters.instructions["MMA"]
+    assert counters.shared_loads.ratio == 1
+    if m == 128:
+        assert counters.global_loads.ratio <= 1.05
+        assert not counters.instructions["FFMA"]
+
+
+def test_tensor_cores_are_used_only_where_asked_for_and_known(rng: np.random.Generator) -> None:
+    a, b = draw(rng, (20, 30), np.float32), draw(rng, (30, 8), np.float32)
+    for cc, dtype, tf32 in (
+        ((9, 0), np.float32, None),
+        ((7, 5), np.float32, True),
+        ((9, 0), np.float64, True),
+    ):
+        with nbops.use("cuda-emulator", compute_capability=cc, tf32=tf32) as gpu:
+            result = nbops.matmul(a.astype(dtype), b.astype(dtype))
+        assert_product(result, a.astype(dtype), b.astype(dtype))
+        assert not any(counters.instructions["MMA"] for counters in gpu.counters.values())
