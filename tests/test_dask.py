@@ -62,7 +62,12 @@ def on_one(x: np.ndarray) -> Any:
     return da.from_array(x, chunks=-1)
 
 
-KINDS = (aligned, ragged, single, unknown, on_one)
+def with_empty(x: np.ndarray) -> Any:
+    """Halves, and chunks of length 0 before and between them."""
+    return cut(x, tuple((0, (n + 1) // 2, 0, n // 2) if n else (0,) for n in x.shape))
+
+
+KINDS = (aligned, ragged, single, unknown, on_one, with_empty)
 NEEDS_LENGTHS = ("reshape", "broadcast_to")
 POINTS = [
     (case, shapes, kind)
@@ -442,6 +447,21 @@ def test_the_target_around_the_call_is_the_tasks_target() -> None:
         nbops.exp(x, target="serial").compute()
     assert [decision.rule for decision in targets] == ["asked for"] * 4
     assert {decision.target for decision in targets[:2]} == {"python"}
+
+
+def test_a_short_task_sets_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays on one core anyway, and `use` would close the short way of `nbops.repeat`."""
+    nbops.relu(np.ones(3))  # starts the threads, and with them the break-even is known
+    limits: list[Any] = []
+    original = workers.within_share
+    monkeypatch.setattr(workers, "within_share", lambda asked: (limits.append(asked), original(asked))[1])
+    nbops.relu(da.ones(8, chunks=4)).compute(scheduler="sync")
+    assert not limits
+    with nbops.use("serial"):
+        asked = nbops.relu(da.ones(8, chunks=4))
+    asked.compute(scheduler="sync")
+    nbops.relu(da.ones(1 << 23, chunks=1 << 22)).compute(scheduler="sync")
+    assert len(limits) == 4
 
 
 @pytest.mark.parametrize(("pool", "wanted"), [(1, 3), (2, 1), (4, 1)])

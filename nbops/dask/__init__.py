@@ -22,7 +22,7 @@ from dask.array.utils import meta_from_array
 from dask.tokenize import tokenize
 
 from nbops import arrays, dispatch
-from nbops.dask.chunks import Labels, agree, array_of, joined, meetings, pairs
+from nbops.dask.chunks import Labels, agree, array_of, joined, meetings, ones_in_one_chunk, pairs
 from nbops.dask.lengths import by_chunks, count, positions, reshape
 from nbops.dask.tasks import Combination, Item, Piece
 from nbops.execution import Axes, normalize_axes
@@ -31,7 +31,7 @@ from nbops.targets import cuda
 if TYPE_CHECKING:
     from nbops.op import Op
 
-__all__ = ["arranged", "by_chunks", "call", "count", "positions", "reshape"]
+__all__ = ["arranged", "by_chunks", "call", "count", "ones_in_one_chunk", "positions", "reshape"]
 
 #: Partial results that one task combines: few, because it holds them all.
 FAN_IN = 4

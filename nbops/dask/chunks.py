@@ -16,7 +16,17 @@ from nbops import arrays
 if TYPE_CHECKING:
     from nbops.op import Op
 
-__all__ = ["Labels", "Meeting", "agree", "array_of", "is_unknown", "joined", "meetings", "pairs"]
+__all__ = [
+    "Labels",
+    "Meeting",
+    "agree",
+    "array_of",
+    "is_unknown",
+    "joined",
+    "meetings",
+    "ones_in_one_chunk",
+    "pairs",
+]
 
 Index = tuple[int, ...]
 #: Axes that must be as long as one another: each an operand's number and an axis counted from the end.
@@ -46,9 +56,16 @@ def _labels(op: Op, ranks: Sequence[int]) -> Labels:
 def agree(op: Op, values: Sequence[Any]) -> tuple[list[Any], Labels, dict[int, tuple[int, ...]]]:
     """The operands with chunks that agree, their axes' labels, and the chunks along each label."""
     index = _labels(op, [np.ndim(x) for x in values])
+    values = [ones_in_one_chunk(x) if arrays.is_dask(x) else x for x in values]
     values = _forget_where_unknown(values, index.inputs)
     chunks, agreed = da.core.unify_chunks(*pairs(values, index.inputs), warn=False)
     return list(agreed), index, chunks
+
+
+def ones_in_one_chunk(x: Any) -> Any:
+    """The array without empty chunks along its axes of length 1, which may have to be repeated."""
+    axes = {axis: 1 for axis, n in enumerate(x.shape) if n == 1 and x.numblocks[axis] > 1}
+    return x.rechunk(axes) if axes else x
 
 
 def pairs(values: Sequence[Any], indices: Sequence[Index]) -> list[Any]:

@@ -136,6 +136,10 @@ def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
     """
     if arrays.is_tensorflow(x):
         return _tensorflow().broadcast_to(x, shape)
+    if arrays.is_dask(x):
+        from nbops import dask
+
+        x = dask.ones_in_one_chunk(x)
     return np.broadcast_to(arrays.keep(x), shape)
 
 
