@@ -68,7 +68,7 @@ def examine() -> list[Finding]:
     ['versions', 'compiler']
     """
     findings: list[Finding] = []
-    for check in (_versions, _compiler, _targets, _threads, _cache, _cuda, _tensorflow):
+    for check in (_versions, _compiler, _targets, _threads, _cache, _cuda, _emulator, _tensorflow):
         try:
             findings.extend(check())
         except Exception as error:
@@ -239,7 +239,7 @@ def _cuda() -> Iterator[Finding]:
     if "add" not in ptx:
         yield Finding("cuda", "broken", f"{pairing}; the compiled PTX has no addition", install)
     elif driver is None:
-        yield Finding("cuda", "absent", f"{pairing}; kernels compile, but nothing here can run them")
+        yield Finding("cuda", "absent", f"{pairing}; kernels compile; there is no GPU to run them")
     elif wheels is not None and wheels > driver[0]:
         found = f"{pairing}: the wheels are newer than the driver"
         yield Finding("cuda", "broken", found, f"{install}, or a newer driver")
@@ -255,6 +255,24 @@ def _run_on_gpu(pairing: str) -> Iterator[Finding]:
         result = np.asarray(nbops.relu(x))
     right = np.array_equal(result, np.maximum(x, 0))
     yield Finding("cuda", "ok" if right else "broken", f"{pairing}, {device.name}")
+
+
+def _emulator() -> Iterator[Finding]:
+    """What a GPU would execute, executed without one."""
+    import nbops
+    from nbops.targets import cuda
+
+    name = "target cuda-emulator"
+    try:
+        cuda.require("cuda-emulator")
+    except RuntimeError as error:
+        yield Finding(name, "absent", str(error))
+        return
+    x = np.arange(-8, 8, dtype=np.float32)
+    with nbops.use("cuda-emulator") as device:
+        right = np.array_equal(nbops.relu(x), np.maximum(x, 0))
+    found = f"relu's PTX ran on an {device.name}" if right else "relu is wrong"
+    yield Finding(name, "ok" if right else "broken", found)
 
 
 def _distribution_version(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -57,3 +58,15 @@ def test_it_runs(benchmark_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_area_has_benchmarks() -> None:
     areas = {param.id.split(".")[0] for param in classes()}
     assert areas == set(AREAS) - {"common"}
+
+
+def test_the_kept_history_names_no_machine() -> None:
+    """At least five commits, all measured by "reference", whatever machine that was."""
+    folder = ROOT / "asv_benchmarks" / "results" / "reference"
+    assert json.loads((folder / "machine.json").read_text()) == {"machine": "reference", "version": 1}
+    kept = [json.loads(file.read_text()) for file in folder.glob("*-virtualenv-*.json")]
+    assert len({report["commit_hash"] for report in kept}) >= 5
+    for report in kept:
+        assert report["params"]["machine"] == "reference"
+        assert set(report["params"]) == {"machine", "python", "numba", "numpy"}
+        assert len(report["results"]) >= 5

@@ -38,6 +38,10 @@ SMALLER = {
         "python examples/train_mnist.py --optimizer sgd --epochs 10 --data DATA"
     ),
     "make test": "make test ARGS=tests/test_signature.py",
+    "nbops ladder matmul": "nbops ladder matmul 64x64 64x64 --seconds 0.01",
+    "nbops ladder matmul --plot docs/images/ladder-matmul.png": (
+        "nbops ladder matmul 64x64 64x64 --seconds 0.01 --plot DATA/ladder.png"
+    ),
     "make bench-peers": 'make bench-peers ARGS="--small --only vecdot --libraries numpy,nbops"',
     "nbops compare": "nbops compare --only vecdot --small --libraries numpy,nbops",
     "nbops compare --only softmax": "nbops compare --only softmax --small --libraries numpy,nbops",
@@ -60,6 +64,8 @@ PRINTS = {
     "nbops explain matmul": "matmul: 128x784 784x512 128x512 in float32",
     "nbops explain softmax": "peak_and_sum: 6000x4000 in float32, 12 chunks",
     "nbops calibrate": " threads",
+    "nbops ladder matmul": "of the ceiling",
+    "nbops doctor": "repair",
     "nbops compare": "The best peer's time over nbops's",
     "python examples/train_mnist.py --help": "usage: train_mnist.py",
     "python examples/train_mnist.py --optimizer": "test accuracy: 0.",

@@ -90,6 +90,13 @@ tf.config.experimental.get_memory_growth = lambda device: {grows}
         assert "set_memory_growth(gpu, True)" in found["tensorflow's memory"]["repair"]
 
 
+def test_kernels_for_a_gpu_run_without_one(doctor: Any) -> None:
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    found = doctor(NO_TENSORFLOW)["target cuda-emulator"]
+    assert found["verdict"] == "ok", found
+    assert "emulated GPU of compute capability" in found["found"]
+
+
 def test_bare_numba_cuda(doctor: Any, tmp_path: Path) -> None:
     """numba-cuda without its extra: it is there, and importing it can't find CUDA's libraries."""
     (tmp_path / "numba_cuda").mkdir()
@@ -111,9 +118,11 @@ class Bare(importlib.abc.MetaPathFinder):
 sys.modules.pop("numba.cuda", None)
 sys.meta_path.insert(0, Bare())
 """
-    found = doctor(NO_TENSORFLOW + bare, code=1)["cuda"]
+    findings = doctor(NO_TENSORFLOW + bare, code=1)
+    assert findings["target cuda-emulator"]["verdict"] == "absent"
+    found = findings["cuda"]
     assert found["verdict"] == "broken"
-    assert "numba-cuda 0.30.4, no CUDA wheels" in found["found"]
+    assert "numba-cuda 0.30.4, " in found["found"]
     assert "Failure finding libnvvm" in found["found"]
     assert 'pip install "nbops[cuda' in found["repair"]
 
