@@ -77,12 +77,16 @@ def product_plan(call: Call, names: Names, activation: str = "linear") -> Plan |
     blocks = math.ceil(m / tile.m) * math.ceil(n / tile.n) * items
     a, b = _reading(call, names.a, m, k), _reading(call, names.b, n, k)
     rank = call.batch_rank
+    # An exponential in float64 is so much code that the compiler leaves the loop over a thread's sums a loop,
+    # which puts them into memory; a second kernel, with two sums a thread, applies it.
+    long_formula = dtype == np.float64 and activation in ("sigmoid", "tanh")
+    apart = parts > 1 or long_formula
     multiply = Launch(
-        product_kernel(dtype, tile, names, a, b, rank, "part" if parts > 1 else activation),
+        product_kernel(dtype, tile, names, a, b, rank, "part" if apart else activation),
         (blocks, parts, 1),
         (tile.threads, 1, 1),
     )
-    if parts == 1:
+    if not apart:
         return Plan([multiply])
     width = VECTOR_BYTES // dtype.itemsize
     if (
