@@ -60,7 +60,10 @@ GROWTH = """
 """
 
 
-@pytest.mark.parametrize(("calls", "arguments"), [(10_000, ()), (10_000, ("tensorflow",))])
+@pytest.mark.parametrize(
+    ("calls", "arguments"),
+    [(10_000, ()), (10_000, ("tensorflow",)), pytest.param(100_000, (), marks=pytest.mark.slow)],
+)
 def test_calls_leave_nothing_behind(run_python: Any, calls: int, arguments: tuple[str, ...]) -> None:
     """Less than ten bytes a call, and no file: a leak of one object would be fifty."""
     traced, resident, files = map(int, run_python(GROWTH, str(calls), *arguments).stdout.split())
