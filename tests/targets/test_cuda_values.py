@@ -16,24 +16,38 @@ from nbops.ops.softmax import softmax_last
 from nbops.testing import LAYOUTS
 from tests.cases import CASES, CASES_AND_SHAPES, Case, as_list, assert_close, describe
 from tests.targets.cuda import needs_compiler
+from tests.targets.gradients import check_in_float32
 from tests.test_gradients import WITH_RULE, check, upstreams_of
 
 pytestmark = needs_compiler
 
 LOOPS = [case for case in CASES if not case.view and case.name != "sum(axis=())"]
-#: Compute capability 9.0 gets every op in every shape. The compiler takes most of the time, and the others
-#: share its front half, so they get what differs: 12.0 has a compiler back end of its own, and every op once;
-#: 7.5 and 8.0 have the product.
+BOTH = [(9, 0), (12, 0)]
+
+
+def is_quick(case: Case, shapes: Any, cc: Any) -> bool:
+    """What every run tests: every op in every shape on 9.0, and what differs elsewhere.
+
+    The compiler takes most of the time, and the others share its front half: 12.0 has a back end of its own,
+    and gets every op once; 7.5 and 8.0 get the product.
+    """
+    return cc == (9, 0) or case.name == "matmul" or shapes == case.shapes[0]
+
+
+def points(found: Any, quick: Any) -> list[Any]:
+    """Parameters of a test; those that are not quick are `slow`."""
+    return [pytest.param(*p, marks=() if quick(*p) else pytest.mark.slow) for p in found]
+
+
 POINTS = [
     (case, shapes, cc)
     for case, shapes in CASES_AND_SHAPES
-    for cc in [(7, 5), (8, 0), (9, 0), (12, 0)]
-    if not case.view
-    and (cc == (9, 0) or case.name == "matmul" or (cc == (12, 0) and shapes == case.shapes[0]))
+    for cc in [(7, 5), (8, 0), *BOTH]
+    if not case.view and (cc in BOTH or case.name == "matmul")
 ]
 
 
-@pytest.mark.parametrize(("case", "shapes", "cc"), POINTS, ids=describe)
+@pytest.mark.parametrize(("case", "shapes", "cc"), points(POINTS, is_quick), ids=describe)
 def test_values(case: Case, shapes: Any, cc: Any, rng: np.random.Generator) -> None:
     operands = case.draw(rng, shapes, np.float32)
     expected = case.expected(operands)
@@ -59,21 +73,26 @@ def test_the_report_names_the_lines_of_an_ops_own_loop() -> None:
     assert "softmax.py:" in gpu.report()
 
 
-@pytest.mark.parametrize("case", WITH_RULE, ids=describe)
-def test_gradients(case: Case, rng: np.random.Generator) -> None:
-    """In float32, against the CPU's in float64, which tests/test_gradients.py compares to differences."""
-    assert case.op is not None
-    operands = case.draw(rng, case.shapes[0], np.float32)
-    wide = [x.astype(np.float64) if x.dtype == np.float32 else x for x in operands]
-    upstreams = [u.astype(np.float32) for u in upstreams_of(case, wide, rng)]
-    exact = case.op.vjp(*wide)[1](*[u.astype(np.float64) for u in upstreams])
-    with nbops.use("cuda-emulator"):
-        gradients = case.op.vjp(*operands)[1](*upstreams)
-    for gradient, expected in zip(gradients, exact, strict=True):
-        assert (gradient is None) == (expected is None)
-        if expected is not None:
-            assert np.asarray(gradient).dtype == np.float32
-            np.testing.assert_allclose(gradient, expected, rtol=0, atol=3e-5 * max(1, np.abs(expected).max()))
+@pytest.mark.slow
+@pytest.mark.parametrize("cc", BOTH, ids=str)
+@pytest.mark.parametrize("case", LOOPS, ids=describe)
+def test_values_in_float64(case: Case, cc: Any, rng: np.random.Generator) -> None:
+    for shapes in case.shapes[:3]:
+        operands = case.draw(rng, shapes)
+        with nbops.use("cuda-emulator", compute_capability=cc):
+            assert_close(case.function(*operands), case.expected(operands), case, shapes)
+
+
+GRADIENT_POINTS = [(case, shapes, cc) for case in WITH_RULE for shapes in case.shapes for cc in BOTH]
+
+
+@pytest.mark.parametrize(
+    ("case", "shapes", "cc"),
+    points(GRADIENT_POINTS, lambda case, shapes, cc: cc == (9, 0) and shapes == case.shapes[0]),
+    ids=describe,
+)
+def test_gradients(case: Case, shapes: Any, cc: Any, rng: np.random.Generator) -> None:
+    check_in_float32(case, shapes, rng, "cuda-emulator", compute_capability=cc)
 
 
 @pytest.mark.parametrize(
@@ -96,15 +115,49 @@ def test_the_device_library_in_float64(name: str, cc: Any, rng: np.random.Genera
         assert_close(case.function(*operands), case.expected(operands), case, ((7,),))
 
 
+LAYOUTS_IN_EACH_RUN = ["transposed", "sliced", "reversed", "repeated", "repeated_first", "misaligned"]
+OPS_IN_EACH_RUN = ["add", "relu", "matmul", "matvec", "sum_rows", "softmax", "dense_relu"]
+LAYOUT_POINTS = [
+    (case, layout, cc)
+    for case in LOOPS
+    for layout in LAYOUTS
+    for cc in BOTH
+    if cc == (9, 0) or layout in ("transposed", "repeated")
+]
+
+
 @pytest.mark.parametrize(
-    "layout", ["transposed", "sliced", "reversed", "repeated", "repeated_first", "misaligned"]
+    ("case", "layout", "cc"),
+    points(
+        LAYOUT_POINTS,
+        lambda case, layout, cc: (
+            cc == (9, 0) and layout in LAYOUTS_IN_EACH_RUN and case.name in OPS_IN_EACH_RUN
+        ),
+    ),
 )
-@pytest.mark.parametrize("name", ["add", "relu", "matmul", "matvec", "sum_rows", "softmax", "dense_relu"])
-def test_inputs_of_every_layout(name: str, layout: str, rng: np.random.Generator) -> None:
-    case = next(case for case in CASES if case.name == name)
+def test_inputs_of_every_layout(case: Case, layout: str, cc: Any, rng: np.random.Generator) -> None:
     operands = [LAYOUTS[layout](x) for x in case.draw(rng, case.shapes[0], np.float32)]
-    with nbops.use("cuda-emulator"):
+    with nbops.use("cuda-emulator", compute_capability=cc):
         assert_close(case.function(*operands), case.expected(operands), case, case.shapes[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cc", BOTH, ids=str)
+@pytest.mark.parametrize("case", WITH_RULE, ids=describe)
+def test_gradients_of_every_layout(case: Case, cc: Any, rng: np.random.Generator) -> None:
+    """The gradient of a sum arrives with zero strides."""
+    assert case.op is not None
+    for layout in ("sliced", "transposed", "reversed"):
+        operands = [LAYOUTS[layout](x) for x in case.draw(rng, case.shapes[0], np.float32)]
+        upstreams = [np.broadcast_to(np.float32(0.7), y.shape) for y in case.expected(operands)]
+        wanted = case.op.vjp(*operands)[1](*upstreams)
+        with nbops.use("cuda-emulator", compute_capability=cc):
+            found = case.op.vjp(*operands)[1](*upstreams)
+        for gradient, expected in zip(found, wanted, strict=True):
+            assert (gradient is None) == (expected is None)
+            if expected is not None:
+                atol = 3e-5 * np.abs(expected).max(initial=1)
+                np.testing.assert_allclose(gradient, expected, rtol=0, atol=atol)
 
 
 def test_a_sliced_output_leaves_its_neighbours_alone() -> None:
@@ -127,6 +180,48 @@ def test_nan_and_infinities_as_on_the_cpu(name: str) -> None:
         np.testing.assert_allclose(function(*operands), wanted, rtol=1e-6, atol=1e-30)
 
 
+SPECIAL_IN_EACH_RUN = ["add_relu", "matmul", "matvec", "sum_rows", "dense_relu", "divide"]
+
+
+@pytest.mark.parametrize(
+    ("case", "cc"),
+    points(
+        [(case, cc) for case in LOOPS for cc in BOTH],
+        lambda case, cc: cc == (9, 0) and case.name in SPECIAL_IN_EACH_RUN,
+    ),
+    ids=describe,
+)
+def test_nan_and_infinities_anywhere(case: Case, cc: Any, rng: np.random.Generator) -> None:
+    """Wherever they come in, they come out where the CPU's loop has them: values, and gradients."""
+    operands = [sprinkled(x, rng) for x in case.draw(rng, case.shapes[0], np.float32)]
+    with nbops.use("serial"):
+        wanted, pulled = value_and_gradients(case, operands)
+    with nbops.use("cuda-emulator", compute_capability=cc):
+        found, gradients = value_and_gradients(case, operands)
+    for x, y in zip([*found, *gradients], [*wanted, *pulled], strict=True):
+        scale = np.abs(y[np.isfinite(y)]).max(initial=1)
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=3e-5 * scale)
+
+
+def sprinkled(x: Any, rng: np.random.Generator) -> Any:
+    """Operands with a NaN and both infinities in some places; labels stay labels."""
+    if x.dtype.kind != "f" or not x.size:
+        return x
+    flat = x.copy().reshape(-1)
+    places = rng.permutation(flat.size)[: max(1, flat.size // 5)]
+    flat[places] = rng.choice([np.nan, np.inf, -np.inf], places.size)
+    return flat.reshape(x.shape)
+
+
+def value_and_gradients(case: Case, operands: Any) -> tuple[list[Any], list[Any]]:
+    if case not in WITH_RULE:
+        return as_list(case.function(*operands)), []
+    assert case.op is not None
+    results, pullback = case.op.vjp(*operands)
+    gradients = pullback(*[np.ones_like(y) for y in as_list(results)])
+    return as_list(results), [np.asarray(g) for g in gradients if g is not None]
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.int32, np.int64, np.uint8, np.float64])
 def test_other_dtypes(dtype: Any, rng: np.random.Generator) -> None:
     x, y = rng.integers(1, 9, (3, 5)).astype(dtype), rng.integers(1, 9, (5, 4)).astype(dtype)
@@ -137,43 +232,10 @@ def test_other_dtypes(dtype: Any, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(result, wanted)
 
 
-def test_training_steps_give_the_cpus_losses(rng: np.random.Generator) -> None:
-    """Three steps of a 64-32-10 network on digits-like data."""
-
-    def losses() -> list[float]:
-        source = np.random.default_rng(5)
-        w1, w2 = (source.normal(0, 0.05, s).astype("float32") for s in ((64, 32), (32, 10)))
-        b1, b2 = np.zeros(32, "float32"), np.zeros(10, "float32")
-        x, y = source.random((16, 64), "float32"), source.integers(0, 10, 16)
-        found = []
-        for _ in range(3):
-            hidden, into_first = _layer("relu").vjp(x, w1, b1)
-            logits, into_second = _layer("linear").vjp(hidden, w2, b2)
-            loss, into_logits = _loss().vjp(y, logits)
-            found.append(float(nbops.mean(loss)))
-            dlogits = into_logits(np.full(16, 1 / 16, "float32"))[1]
-            dhidden, dw2, db2 = into_second(dlogits)
-            _, dw1, db1 = into_first(dhidden)
-            for weight, gradient in ((w1, dw1), (b1, db1), (w2, dw2), (b2, db2)):
-                weight -= nbops.multiply(np.float32(0.1), gradient)
-        return found
-
-    wanted = losses()
-    with nbops.use("cuda-emulator"):
-        np.testing.assert_allclose(losses(), wanted, rtol=0, atol=1e-4)
-    assert wanted[2] < wanted[0]
-
-
 def _layer(activation: str) -> Any:
     from nbops.ops.dense import _by_activation
 
     return _by_activation[activation]
-
-
-def _loss() -> Any:
-    from nbops.ops.losses import crossentropy_from_logits
-
-    return crossentropy_from_logits
 
 
 def test_a_result_without_elements_launches_nothing() -> None:

@@ -23,6 +23,7 @@ if not bridge.uses_registered_ops:
     pytest.skip("the fallback has no registered ops, and so no kernels", allow_module_level=True)
 
 from tests.tensorflow.emulated_gpu import EmulatedGpu, to_numpy  # noqa: E402
+from tests.tensorflow.gradients import gradient_of  # noqa: E402
 
 pytestmark = needs_compiler
 
@@ -84,16 +85,6 @@ def test_gradients(case: Case, device: EmulatedGpu, rng: np.random.Generator) ->
 
 
 ON_CPU = dict(bridge._registered)
-
-
-def gradient_of(case: Case, operands: list[Any]) -> list[np.ndarray]:
-    inputs = [tf.constant(x) for x in operands]
-    chosen = [inputs[index] for index in case.gradients]
-    with tf.GradientTape() as tape:
-        tape.watch(chosen)
-        results = tf.nest.flatten(case.function(*inputs))
-        loss = tf.add_n([tf.reduce_sum(tf.sin(x)) for x in results])
-    return [tf.convert_to_tensor(x).numpy() for x in tape.gradient(loss, chosen)]
 
 
 # ---- how it launches ---------------------------------------------------------------------------------
