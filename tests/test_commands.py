@@ -65,7 +65,7 @@ PRINTS = {
     "nbops explain softmax": "peak_and_sum: 6000x4000 in float32, 12 chunks",
     "nbops calibrate": " threads",
     "nbops ladder matmul": "of the ceiling",
-    "nbops doctor": "repair",
+    "nbops doctor": "target parallel",
     "nbops compare": "The best peer's time over nbops's",
     "python examples/train_mnist.py --help": "usage: train_mnist.py",
     "python examples/train_mnist.py --optimizer": "test accuracy: 0.",
