@@ -26,7 +26,7 @@ import numpy  # noqa: F401
 import tensorflow  # noqa: F401
 
 from tests.mutation.mutants import Mutant, mutants_of
-from tests.mutation.session import Session, in_child, is_killed_when_imported
+from tests.mutation.session import OUTPUT, Session, in_child, is_killed_when_imported
 
 ROOT = Path(__file__).parents[2]
 MODULES = [
@@ -96,6 +96,9 @@ def run_session(
 
     def report(mutant: Mutant, is_killed: bool, names: list[str], seconds: float) -> None:
         results.append((is_killed, names, seconds))
+        if len(results) % 20 == 0:
+            killed = sum(result[0] for result in results)
+            os.write(OUTPUT, f"  {len(results)} of {len(mutants)} run, {killed} killed so far\n".encode())
 
     session = Session(TESTS, mutants, originals, ROOT)
     code = session.run(report)

@@ -32,14 +32,22 @@ ARGUMENTS = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:pytest_
 Lines = dict[str, dict[int, list[str]]]
 
 
+#: Where to print from processes whose output goes nowhere.
+OUTPUT = os.dup(1)
+
+
 def in_child(run: Callable[[], Any], seconds: float) -> Any:
-    """What `run` returns in a forked process that prints nothing; None when it fails or takes longer."""
+    """What `run` returns in a forked process that prints nothing; None when it fails or takes longer.
+
+    `seconds` are of the processor's time.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reader)
-            signal.alarm(int(seconds) + 1)
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # of its own; a machine may be busy, or stopped
+            signal.alarm(600 + 10 * int(seconds))  # and it may wait for ever
             if not os.environ.get("NBOPS_MUTATION_OUTPUT"):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, 1)
