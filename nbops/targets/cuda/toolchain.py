@@ -38,6 +38,7 @@ __all__ = [
     "compile_ptx",
     "cuda",
     "device_function",
+    "distributions",
     "failure",
     "intrinsic",
     "loadable",
@@ -184,12 +185,13 @@ def _cache_folder() -> Path:
     """Where PTX is kept: a kernel's digest is that of its code, and the folder's that of the compiler."""
     versions = [numba.__version__, getattr(sys.modules.get("numba_cuda"), "__version__", "")]
     wheels = "numba-cuda", "nvidia-nvvm", "nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12"
-    versions += [f"{wheel.name} {wheel.version}" for wheel in _distributions(*wheels)]
+    versions += [f"{wheel.name} {wheel.version}" for wheel in distributions(*wheels)]
     digest = hashlib.sha256(repr(versions).encode()).hexdigest()[:12]
     return calibration.file().parent / "cuda" / digest
 
 
-def _distributions(*names: str) -> Iterator[Any]:
+def distributions(*names: str) -> Iterator[Any]:
+    """Those of the named wheels that are installed."""
     for name in names:
         with suppress(metadata.PackageNotFoundError):
             yield metadata.distribution(name)

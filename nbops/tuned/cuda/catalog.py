@@ -26,7 +26,7 @@ from nbops.op import registry
 from nbops.targets.cuda.execution import plan_frame
 from nbops.targets.cuda.kernels import Launch
 
-__all__ = ["CATALOG", "Example", "launches"]
+__all__ = ["CATALOG", "Example", "launches", "naive"]
 
 #: What device memory is aligned to at least.
 ALIGNMENT = 256
@@ -87,10 +87,40 @@ CATALOG = {
     "dense weight gradient": Example("dense_weight_gradient", ((4096, 784), (4096, 512))),
     "dense weight gradient in parts": Example("dense_weight_gradient", ((5000, 512), (5000, 10))),
     "dense in parts": Example("dense_relu", ((64, 8192), (8192, 128), (128,))),
+    "add": Example("add", (LARGE, LARGE), dtypes=("float32", "float64", "int8")),
+    "add a bias": Example("add", (LARGE, (4096,))),
+    "relu": Example("relu", (LARGE,)),
+    "relu_gradient": Example("relu_gradient", (LARGE, LARGE)),
+    "divide": Example("divide", (LARGE, LARGE)),
+    "exp": Example("exp", (LARGE,)),
+    "tanh": Example("tanh", (LARGE,)),
+    "softmax of 10": Example("softmax", ((4096, 10),)),
+    "softmax of 512": Example("softmax", ((4096, 512),)),
+    "softmax of 4096": Example("softmax", (LARGE,)),
+    "softmax of 4095": Example("softmax", ((4096, 4095),)),
+    "softmax of 50000": Example("softmax", ((64, 50000),)),
+    "log_softmax": Example("log_softmax", (LARGE,)),
+    "cross-entropy": Example("crossentropy_from_logits", ((4096,), LARGE)),
+    "cross-entropy of 50000": Example("crossentropy_from_logits", ((64,), (64, 50000))),
+    "cross-entropy's gradient": Example("crossentropy_from_logits_gradient", ((4096,), LARGE, (4096,))),
+    "cross-entropy of probabilities": Example("crossentropy_from_probabilities", ((4096,), LARGE)),
+    "its gradient": Example("crossentropy_from_probabilities_gradient", ((4096,), LARGE, (4096,))),
+    "sum of rows of 4096": Example("sum_row", (LARGE,)),
+    "sum of everything": Example("sum_row", ((1 << 24,),)),
+    "sum over 512 rows": Example("sum_rows", ((512, 4096),)),
+    "sum over 4096 rows": Example("sum_rows", (LARGE,)),
 }
 
 
-def launches(example: Example, dtype: str, compute_capability: tuple[int, int] = (9, 0)) -> Sequence[Launch]:
+def naive(name: str) -> Example:
+    """A call of an op with sizes that don't matter, for its own loop."""
+    op = registry[name]
+    return Example(name, [(8, *(64 for _ in axes)) for axes in op.signature.inputs])
+
+
+def launches(
+    example: Example, dtype: str, compute_capability: tuple[int, int] = (9, 0), as_written: bool = False
+) -> Sequence[Launch]:
     """The launches that a call is made of.
 
     Parameters
@@ -99,14 +129,16 @@ def launches(example: Example, dtype: str, compute_capability: tuple[int, int] =
     dtype : str
         One of the example's.
     compute_capability : tuple of 2 int, optional
+    as_written : bool
+        Run the op's own loop, not a tuned kernel.
     """
-    kernel = registry[example.op].kernel
-    signature = kernel.signature
+    op = registry[example.op]
+    kernel, signature = op.kernel.as_written() if as_written else op.kernel, op.signature
     operands = len(signature.operands)
-    itemsize = np.dtype(dtype).itemsize
+    dtypes = tuple(np.dtype(dtype if name == "T" else name) for name in (*op.types.inputs, *op.types.outputs))
     geometry = frame.new_geometry(operands)
-    for row in geometry:
-        row[frame.POINTER], row[frame.ITEMSIZE] = ALIGNMENT, itemsize
+    for row, own in zip(geometry, dtypes, strict=True):
+        row[frame.POINTER], row[frame.ITEMSIZE] = ALIGNMENT, own.itemsize
     for row, shape in zip(geometry, example.shapes, strict=False):
         frame.set_shape(row, shape)
     error = frame.infer_shapes(signature.table, geometry)
@@ -117,10 +149,10 @@ def launches(example: Example, dtype: str, compute_capability: tuple[int, int] =
         if operand in example.transposed:
             shape = frame.get_shape(row)
             last = frame.STRIDES + len(shape) - 1
+            itemsize = dtypes[operand].itemsize
             row[last - 1], row[last] = itemsize, shape[-2] * itemsize
     table = frame.new_frame(operands)
     frame.build_frame(signature.table, geometry, table)
-    dtypes = (np.dtype(dtype),) * operands
     gpu: Any = SimpleNamespace(compute_capability=compute_capability, multiprocessors=example.multiprocessors)
     plan, _ = plan_frame(kernel, table, dtypes, gpu, example.tf32)
     return plan.launches

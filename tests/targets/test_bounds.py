@@ -1,0 +1,169 @@
+"""Static bounds: machine code is read right, and no kernel gets worse than the reviewed baseline.
+
+The baseline is bounds.json beside this file. After a change that is meant, write it anew and review it::
+
+    python -m nbops.targets.bounds --json tests/targets/bounds.json
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbops.targets.bounds import Bound, bound_of, compiler, inner_loop, main, tuned_launches
+from nbops.targets.cuda import toolchain
+from nbops.targets.cuda.architectures import ARCHITECTURES, occupancy
+from nbops.targets.cuda.cubin import Instruction, read
+from tests.targets.cuda import needs_compiler
+
+pytestmark = needs_compiler
+
+_FILE = json.loads(Path(__file__).with_name("bounds.json").read_text())
+BASELINE = {(b["call"], b["kernel"], b["compute_capability"]): Bound(**b) for b in _FILE["bounds"]}
+KEPT = [
+    cc for cc in ARCHITECTURES if "{}.{}".format(*cc) in {b.compute_capability for b in BASELINE.values()}
+]
+#: Kernels whose figures are checked on every run; `-m slow` checks all of them.
+SOME = [
+    "add_vectors_float32",
+    "softmax_float32_256x16_4",
+    "sum_row_float32_parts",
+    "product_float32_128x128_r4r4",
+]
+
+
+def worse(now: Bound, before: Bound) -> list[str]:
+    """What has become worse. Another compiler may need a few registers more."""
+    same = _FILE["compiler"] == compiler()
+    found = []
+    if now.registers > before.registers + (0 if same else 16):
+        found.append(f"{now.registers} registers, not {before.registers}")
+    if now.stack_bytes > before.stack_bytes:
+        found.append(f"{now.stack_bytes} bytes of stack, not {before.stack_bytes}")
+    for name in "wide", "bound", "occupancy", "multiply_adds":
+        value, wanted = getattr(now, name), getattr(before, name)
+        if value < wanted - (0.001 if same else 0.1):
+            found.append(f"{name} {value}, not {wanted}")
+    return found
+
+
+def check(cc: tuple[int, int], only: str = "") -> list[Bound]:
+    bounds = [bound_of(call, launch, cc) for call, launch in tuned_launches(cc, only)]
+    assert bounds
+    complaints = []
+    for now in bounds:
+        before = BASELINE.get((now.call, now.kernel, now.compute_capability))
+        found = ["it is not in the baseline"] if before is None else worse(now, before)
+        complaints += [f"{now.kernel} ({now.call}, {now.compute_capability}): {text}" for text in found]
+    assert not complaints, "\n".join(complaints)
+    return bounds
+
+
+@pytest.mark.parametrize("only", SOME)
+@pytest.mark.parametrize("cc", KEPT, ids=str)
+def test_some_kernels_are_no_worse_than_the_baseline(cc: Any, only: str) -> None:
+    for bound in check(cc, only):
+        assert bound.stack_bytes == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cc", KEPT, ids=str)
+def test_no_tuned_kernel_is_worse_than_the_baseline(cc: Any) -> None:
+    check(cc)
+
+
+def test_the_baseline_says_what_the_kernels_promise() -> None:
+    """The products' bound, no stack, and 128-bit accesses."""
+    for b in BASELINE.values():
+        if "_vectors_" in b.kernel:
+            assert b.wide == 1, b
+            assert b.bound >= 0.5, b
+        if b.kernel.startswith("product_float32_128x128") and b.kernel.endswith("4_linear"):
+            assert b.multiply_adds >= 0.8, b
+            if b.compute_capability in ("8.0", "9.0", "12.0"):
+                assert b.bound >= 0.8, b
+    assert {b.kernel for b in BASELINE.values() if b.stack_bytes} <= {
+        # the exponential of float64 is too long for the compiler to unroll the loop over a thread's sums
+        "product_float64_64x64_p2r2_sigmoid",
+        "product_float64_64x64_p2r2_tanh",
+    }
+
+
+def test_a_regression_is_noticed() -> None:
+    before = next(iter(BASELINE.values()))
+    fields = vars(before)
+    assert not worse(before, before)
+    assert worse(Bound(**{**fields, "registers": before.registers + 20}), before)
+    assert worse(Bound(**{**fields, "stack_bytes": 8}), before)
+    assert worse(Bound(**{**fields, "bound": before.bound - 0.2}), before)
+
+
+# ---- machine code -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cc", ARCHITECTURES, ids=str)
+def test_an_elementwise_kernels_machine_code(cc: Any) -> None:
+    _, launch = next(tuned_launches(cc, "add_vectors_float32"))
+    ptx, _ = toolchain.compile_ptx(launch.kernel, cc)
+    code = read(toolchain.compile_cubin(ptx, cc), cc)
+    body = inner_loop(code.instructions)
+    moved = [(i.name, i.nbytes) for i in body if i.nbytes]
+    assert sorted(moved) == [("LDG", 16), ("LDG", 16), ("STG", 16)]
+    assert sum(i.name == "FADD" for i in body) == 4
+    assert body[-1].name == "BRA"
+    assert code.instructions[-1].name in ("BRA", "NOP")
+    assert all(0 <= i.target < len(code.instructions) for i in code.instructions if i.target is not None)
+    assert 8 <= code.registers <= 64
+    assert code.stack_bytes == code.shared_bytes == 0
+
+
+def test_shared_memory_and_shuffles_are_read() -> None:
+    _, launch = next(tuned_launches((9, 0), "softmax_float32_256x16_4"))
+    ptx, _ = toolchain.compile_ptx(launch.kernel, (9, 0))
+    code = read(toolchain.compile_cubin(ptx, (9, 0)), (9, 0))
+    names = [i.name for i in code.instructions]
+    assert code.shared_bytes == 2 * 8 * 4  # a peak and a total of each of 8 warps
+    assert names.count("BAR") == 2
+    assert names.count("SHFL") == 2 * (5 + 3)
+    assert sum(i.name == "LDG" and i.nbytes == 16 for i in code.instructions) == 4
+
+
+def test_what_is_no_cubin_says_so() -> None:
+    with pytest.raises(ValueError, match="ELF"):
+        read(b"PTX", (9, 0))
+
+
+def test_the_inner_loop() -> None:
+    load, step, nothing = Instruction("LDG", 16), Instruction("FFMA"), Instruction("NOP")
+    code = [step, load, Instruction("BRA", target=1), step, Instruction("BRA", target=0), nothing]
+    assert inner_loop(code) == code[1:3]
+    assert inner_loop([step, load, nothing]) == [step, load]
+    assert inner_loop([load, step, Instruction("BRA", target=1)]) == [
+        load,
+        step,
+        Instruction("BRA", target=1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "threads", "expected"),
+    [
+        (32, 0, 256, 1),
+        (128, 0, 256, 0.25),
+        (255, 0, 256, 0.125),
+        (32, 100 << 10, 256, 0.25),
+        (32, 0, 32, 0.5),
+    ],
+)
+def test_occupancy(registers: int, shared: int, threads: int, expected: float) -> None:
+    assert occupancy((9, 0), registers, shared, threads) == expected
+
+
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main(["--only", "add_vectors_float32", "--cc", "9.0", "--json", str(tmp_path / "b.json")])
+    text = capsys.readouterr().out
+    assert "| add, float32 | add_vectors_float32_float32_float32 | 9.0 |" in text
+    assert json.loads((tmp_path / "b.json").read_text())["bounds"][0]["wide"] == 1
