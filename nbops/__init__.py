@@ -33,6 +33,7 @@ from nbops.ops.elementwise import (
     subtract,
     tanh,
 )
+from nbops.ops.gemm import gemm
 from nbops.ops.losses import sparse_categorical_crossentropy
 from nbops.ops.products import dot, matmul, matvec, vecdot, vecmat
 from nbops.ops.reductions import mean, sum
@@ -56,6 +57,7 @@ __all__ = [
     "exp",
     "expand_dims",
     "explain",
+    "gemm",
     "ladder",
     "lanes",
     "last_decision",

@@ -8,11 +8,14 @@ to `nbops.dask`, chunk by chunk.
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+from nbops import large_arrays
 
 __all__ = [
     "allocate",
@@ -153,7 +156,10 @@ def allocate(
     """
     fortran = elementwise and len(shape) > 1 and not any(x.flags.c_contiguous for x in inputs if x.ndim)
     fortran = fortran and all(x.flags.f_contiguous for x in inputs if x.shape == shape)
-    return np.empty(shape, dtype, order="F" if fortran else "C")
+    order: Literal["C", "F"] = "F" if fortran else "C"
+    if math.prod(shape) * dtype.itemsize >= large_arrays.LARGE:
+        return large_arrays.empty(shape, dtype, order)
+    return np.empty(shape, dtype, order=order)
 
 
 def checked_out(

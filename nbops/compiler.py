@@ -9,13 +9,18 @@ loop's source is written once; a global is looked up when the copy is compiled.
 
 **Cache.** A cached kernel is known by a digest of all the code that it reaches, so that two copies of one
 function never load each other's code, nor a changed helper's caller stale code; see `nbops.cache`.
+
+**Vectors.** LLVM takes 256-bit vectors on many processors that have 512-bit ones, because the first of them
+slowed their clock for the wide ones. Where the processor is none of those, tasks get the wide ones.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
@@ -26,7 +31,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, sigutils
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from nbops import cache
@@ -52,9 +59,45 @@ def native(signature: Any, function: FunctionType) -> Any:
     """Compile `function` now to machine code with a C address, cached on disk where possible."""
     options = {"error_model": FLAGS["error_model"]}
     compiled: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options)
-    compiled._cache = cache.KernelCache(function, options, digest)
-    compiled.compile()
+    compiled._cache = cache.KernelCache(function, {**options, "wide": prefers_wide_vectors()}, digest)
+    with _wide_vectors():
+        compiled.compile()
     return compiled
+
+
+#: Processors, by LLVM's name, whose clock slows for 512-bit vectors.
+SLOWED_BY_WIDE_VECTORS = ("skylake-avx512", "cascadelake", "cooperlake")
+
+
+def prefers_wide_vectors() -> bool:
+    """Whether LLVM is to use 512-bit vectors in nbops's loops, against its own preference."""
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    return "+avx512f" in features.split(",") and name not in SLOWED_BY_WIDE_VECTORS
+
+
+@contextlib.contextmanager
+def _wide_vectors() -> Iterator[None]:
+    """What is compiled inside may use 512-bit vectors; nobody else compiles meanwhile."""
+    if not prefers_wide_vectors():
+        yield
+        return
+    codegen = cpu_target.target_context.codegen()
+    with global_compiler_lock:
+        usual = codegen._tm
+        codegen._tm = _wide_machine()
+        try:
+            yield
+        finally:
+            codegen._tm = usual
+
+
+@functools.cache
+def _wide_machine() -> Any:
+    """LLVM's description of this processor without the preference for 256 bits."""
+    options: dict[str, Any] = {"opt": numba.config.OPT}
+    cpu_target.target_context.codegen()._customize_tm_options(options)
+    options["features"] += ",-prefer-256-bit"
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(**options)
 
 
 def add_symbol(name: str, address: int) -> None:
@@ -144,13 +187,29 @@ def _hash_function(function: FunctionType, hasher: Any, seen: set[int]) -> None:
             value = function.__globals__[name]
             hasher.update(name.encode())
             _hash_value(value, hasher, seen)
-            if isinstance(value, ModuleType) and not _is_foreign(value.__name__):
-                for attribute in names:  # helpers.step(x)
-                    _hash_value(getattr(value, attribute, None), hasher, seen)
+    for value in _from_modules(function.__code__, function.__globals__):  # helpers.step(x)
+        _hash_value(value, hasher, seen)
     for cell in function.__closure__ or ():
         _hash_value(cell.cell_contents, hasher, seen)
     for value in function.__defaults__ or ():
         _hash_value(value, hasher, seen)
+
+
+def _from_modules(code: CodeType, names: dict[str, Any]) -> Iterator[Any]:
+    """What code reads from modules, as in ``helpers.step``, unless the module is Numba's or NumPy's."""
+    value: Any = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL":
+            value = names.get(instruction.argval)
+        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, ModuleType):
+            value = None if _is_foreign(value.__name__) else getattr(value, instruction.argval, None)
+            if value is not None:
+                yield value
+        else:
+            value = None
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _from_modules(constant, names)
 
 
 def _global_names(code: CodeType) -> set[str]:

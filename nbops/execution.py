@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbops import arrays, dispatch, frame, repeat
+from nbops import arrays, dispatch, frame, large_arrays, repeat
 from nbops.targets import cpu, cuda
 
 if TYPE_CHECKING:
@@ -78,8 +78,10 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
         else np.empty(array.shape, dtype)
         for array, dtype in zip(outputs, loop_dtypes[op.n_inputs :], strict=True)
     ]
-    fresh = out is None and places is None
-    _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target, fresh)
+    # the short way allocates as NumPy does, which suits small results
+    fresh = out is None and places is None and max(x.nbytes for x in results) < large_arrays.LARGE
+    repeatable = all(isinstance(x, np.ndarray) for x in values)
+    _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target, fresh if repeatable else None)
     for array, buffer in zip(outputs, buffers, strict=True):
         if array is not buffer:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -147,10 +149,12 @@ def _writable_in_place(
     """Whether the loop may write `output` directly: aligned, and over nothing that is still to be read."""
     if not output.flags.aligned or not output.dtype.isnative:
         return False
-    for other in [*inputs, *(x for x in outputs if x is not output)]:
+    number = next(index for index, x in enumerate(outputs) if x is output)
+    overwritten = op.overwritten(number)
+    for index, other in enumerate([*inputs, *(x for x in outputs if x is not output)]):
         if np.may_share_memory(output, other):
             same_place = (
-                op.signature.is_elementwise
+                index in overwritten
                 and output.__array_interface__["data"][0] == other.__array_interface__["data"][0]
                 and output.shape == other.shape
                 and output.strides == other.strides
@@ -169,8 +173,9 @@ def _run(
     geometry: np.ndarray,
     dtypes: tuple[np.dtype[Any], ...],
     target: str | None,
-    fresh: bool,
+    fresh: bool | None,
 ) -> None:
+    """Run the op; `fresh` says which calls may repeat this one: without ``out=``, with it, or (None) none."""
     for row, x in zip(geometry[op.n_inputs :], operands[op.n_inputs :], strict=True):
         frame.describe(row, x)
     table = frame.new_frame(len(operands))
@@ -193,7 +198,8 @@ def _run(
     parallel = op.kernel.task(dtypes, layout, parallel=True) if shared else 0
     grain = 64 if op.signature.is_elementwise else 1
     cpu.launch(serial, parallel, table, decision.workers, grain)
-    if target is None and not cpu.STATE[cpu.IN_USE] and decision.rule in ("small", "one item", "large"):
+    rules = ("small", "one item", "large")
+    if fresh is not None and target is None and not cpu.STATE[cpu.IN_USE] and decision.rule in rules:
         repeat.remember(op, operands, table, (serial, parallel), grain, decision, fresh)
 
 

@@ -272,7 +272,11 @@ def update_weights(
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return
     for gradient, weight in zip(gradients, weights, strict=True):
-        weight.assign_sub(learning_rate * gradient)
+        if tf.distribute.has_strategy() or not isinstance(gradient, tf.Tensor):  # copies, or rows alone
+            weight.assign_sub(learning_rate * gradient)
+        else:
+            rate = tf.cast(learning_rate, weight.dtype)
+            tf.raw_ops.ResourceApplyGradientDescent(var=weight.handle, alpha=rate, delta=gradient)
 
 
 def one_training_step(

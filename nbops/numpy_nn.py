@@ -7,47 +7,50 @@
 
 One step of a layer ``h = activation(x @ W + b)``, of which each line is one call of a fused kernel::
 
-    h  = dense(x, W, b, activation)                    forward: bias and activation in the product's own pass
-    dz = relu_gradient(h, dh)                          backward
-    dW, db = dense_weight_gradient(x, dz)              one call for both
-    dx = dz @ W.T                                      W is read transposed where it lies
-    W  = W - learning_rate dW                          the update, in place
+    h  = dense(x, W, b, activation)          forward: bias and activation in the product's own pass
+    dz = relu_gradient(h, dh)                backward
+    dx = dz @ W.T                            W is read transposed where it lies
+    W  = W - learning_rate x.T @ dz          SGD: the gradient is never written to memory
 
-The last layer gives logits; the loss is their cross-entropy with the labels, and its gradient comes from one
-op as well. All arrays of a step are made once for a batch size and used again. `nbops.nn` has the same model
-inside TensorFlow, with its optimizers, graphs and checkpoints.
+Where an optimizer needs the gradient itself, ``x.T @ dz`` and the sum for b are one call.
+
+The last layer gives logits; their cross-entropy with the labels and its gradient come from one op, in one
+pass. All arrays of a step are made once for a batch size and used again. `nbops.nn` has the same model inside
+TensorFlow, with its optimizers, graphs and checkpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from nbops.kernel import Scalar
 from nbops.op import elementwise
 from nbops.ops.dense import activation_name, dense, dense_weight_gradient
 from nbops.ops.elementwise import relu_gradient
-from nbops.ops.losses import crossentropy_from_logits, crossentropy_from_logits_gradient
+from nbops.ops.gemm import gemm
+from nbops.ops.logits import crossentropy_and_gradient
 from nbops.ops.products import matmul, vecdot
 
 __all__ = ["SGD", "Dense", "Optimizer", "RMSprop", "Sequential", "training_step"]
 
 
-@elementwise(integers="float", nanoseconds=0.3)
-def sgd_update(w: Any, gradient: Any, rate: Any) -> Any:
-    """``w - rate gradient``."""
-    return w - rate * gradient
+LEAST = 2.0**-60  # the square of a smaller gradient counts as 0: subnormal numbers are slow
 
 
 @elementwise(integers="float", nanoseconds=0.3)
-def rmsprop_mean_square(mean_square: Any, gradient: Any, rho: Any) -> Any:
-    """``rho v + (1 - rho) gradient²``."""
-    return rho * mean_square + (type(rho)(1) - rho) * gradient * gradient
+def rmsprop_mean_square(mean_square: Scalar, gradient: Scalar, rho: Scalar) -> Scalar:
+    """``rho v + (1 - rho) gradient²``, where neither v nor the square is so small that it is subnormal."""
+    least = type(gradient)(LEAST)
+    size = type(gradient)(0) if -least < gradient < least else gradient
+    before = type(gradient)(0) if -least * least < mean_square < least * least else mean_square
+    return rho * before + (type(rho)(1) - rho) * size * size
 
 
 @elementwise(integers="float", nanoseconds=0.6)
-def rmsprop_update(w: Any, gradient: Any, mean_square: Any, rate: Any, epsilon: Any) -> Any:
+def rmsprop_update(w: Scalar, gradient: Scalar, mean_square: Scalar, rate: Scalar, epsilon: Scalar) -> Scalar:
     """``w - rate gradient / √(v + epsilon)``."""
     return w - rate * gradient / np.sqrt(mean_square + epsilon)
 
@@ -157,22 +160,22 @@ class Sequential:
 
 
 class _Workspace:
-    """What a step computes, for one batch size: each layer's result and the gradients."""
+    """What a step computes, for one batch size: each layer's result and the gradient by it."""
 
     def __init__(self, model: Sequential, batch_size: int) -> None:
         def like_results() -> list[np.ndarray]:
             return [np.empty((batch_size, layer.W.shape[1]), np.float32) for layer in model.layers]
 
         self.results, self.backward = like_results(), like_results()
-        self.gradients = [(np.empty_like(layer.W), np.empty_like(layer.b)) for layer in model.layers]
         self.losses = np.empty(batch_size, np.float32)
         self.share = np.full(batch_size, 1 / batch_size, np.float32)
 
 
 class Optimizer(Protocol):
-    """What updates weights in place."""
+    """What updates a layer's weights in place."""
 
-    def update(self, weights: Sequence[np.ndarray], gradients: Sequence[np.ndarray]) -> None: ...
+    def update(self, layer: Dense, x: np.ndarray, dz: np.ndarray) -> None:
+        """Move the weights, given the layer's input and the gradient of ``x @ W + b``."""
 
 
 class SGD:
@@ -185,20 +188,24 @@ class SGD:
     Examples
     --------
     >>> import numpy as np
-    >>> from nbops.numpy_nn import SGD
-    >>> w = np.array([1.0, 2.0], np.float32)
-    >>> SGD(0.1).update([w], [np.array([10.0, 10.0], np.float32)])
-    >>> w
-    array([0., 1.], dtype=float32)
+    >>> from nbops.numpy_nn import SGD, Dense
+    >>> layer = Dense(1, 2, seed=0)
+    >>> SGD(0.1).update(layer, np.ones((1, 1), np.float32), np.array([[10.0, 20.0]], np.float32))
+    >>> layer.b
+    array([-1., -2.], dtype=float32)
     """
 
     def __init__(self, learning_rate: float = 1e-3) -> None:
-        self._rate = np.array(learning_rate, np.float32)
+        self._step = np.array(-learning_rate, np.float32)
 
-    def update(self, weights: Sequence[np.ndarray], gradients: Sequence[np.ndarray]) -> None:
+    def update(self, layer: Dense, x: np.ndarray, dz: np.ndarray) -> None:
         """Move the weights, in place."""
-        for w, gradient in zip(weights, gradients, strict=True):
-            sgd_update(w, gradient, self._rate, out=w)
+        ones = np.broadcast_to(ONE, (1, len(x)))
+        gemm(x.T, dz, layer.W, self._step, out=layer.W)
+        gemm(ones, dz, layer.b[np.newaxis], self._step, out=layer.b[np.newaxis])
+
+
+ONE = np.ones((1, 1), np.float32)
 
 
 class RMSprop:
@@ -218,24 +225,28 @@ class RMSprop:
     Examples
     --------
     >>> import numpy as np
-    >>> from nbops.numpy_nn import RMSprop
-    >>> w = np.array([1.0], np.float32)
-    >>> RMSprop(0.1, rho=0.0, epsilon=0.0).update([w], [np.array([5.0], np.float32)])
-    >>> w
-    array([0.9], dtype=float32)
+    >>> from nbops.numpy_nn import Dense, RMSprop
+    >>> layer = Dense(1, 1, seed=0)
+    >>> optimizer = RMSprop(0.5, rho=0.0, epsilon=0.0)
+    >>> optimizer.update(layer, np.ones((1, 1), np.float32), np.array([[10.0]], np.float32))
+    >>> layer.b
+    array([-0.5], dtype=float32)
     """
 
     def __init__(self, learning_rate: float = 1e-3, rho: float = 0.9, epsilon: float = 1e-7) -> None:
         self._rate, self._rho, self._epsilon = (
             np.array(x, np.float32) for x in (learning_rate, rho, epsilon)
         )
-        self._mean_squares: list[np.ndarray] = []
+        self._kept: dict[Dense, list[tuple[np.ndarray, np.ndarray]]] = {}
 
-    def update(self, weights: Sequence[np.ndarray], gradients: Sequence[np.ndarray]) -> None:
-        """Move the weights, in place; the same weights must come each time."""
-        if not self._mean_squares:
-            self._mean_squares = [np.zeros_like(w) for w in weights]
-        for w, gradient, v in zip(weights, gradients, self._mean_squares, strict=True):
+    def update(self, layer: Dense, x: np.ndarray, dz: np.ndarray) -> None:
+        """Move the weights, in place."""
+        weights = layer.W, layer.b
+        if layer not in self._kept:
+            self._kept[layer] = [(np.zeros_like(w), np.empty_like(w)) for w in weights]
+        kept = self._kept[layer]
+        dense_weight_gradient(x, dz, out=(kept[0][1], kept[1][1]))
+        for w, (v, gradient) in zip(weights, kept, strict=True):
             rmsprop_mean_square(v, gradient, self._rho, out=v)
             rmsprop_update(w, gradient, v, self._rate, self._epsilon, out=w)
 
@@ -269,14 +280,13 @@ def training_step(model: Sequential, optimizer: Optimizer, images: np.ndarray, l
     inputs = [images, *space.results]
     for layer, x, out in zip(model.layers, inputs, space.results, strict=False):
         layer(x, out=out)
-    crossentropy_from_logits(labels, space.results[-1], out=space.losses)
-    crossentropy_from_logits_gradient(labels, space.results[-1], space.share, out=space.backward[-1])
+    outputs = space.losses, space.backward[-1]
+    crossentropy_and_gradient(labels, space.results[-1], space.share, out=outputs)
     for place in reversed(range(len(model.layers))):
         layer, dz = model.layers[place], space.backward[place]
         if layer.activation == "relu":
             relu_gradient(space.results[place], dz, out=dz)
-        dense_weight_gradient(inputs[place], dz, out=space.gradients[place])
         if place > 0:
             matmul(dz, layer.W.T, out=space.backward[place - 1])
-    optimizer.update(model.weights, [gradient for pair in space.gradients for gradient in pair])
+        optimizer.update(layer, inputs[place], dz)
     return float(vecdot(space.losses, space.share))

@@ -63,6 +63,8 @@ class Op:
         What one innermost iteration takes on one core.
     formula : function or None
         An elementwise op's rule for one element.
+    in_place : tuple of str
+        For each output, the input that it may be written over; empty if there is none.
     loop : function
         The loop as written; with `formula`, the loop nest around it.
 
@@ -89,6 +91,7 @@ class Op:
         nanoseconds: float,
         formula: Callable[..., Any] | None = None,
         doc: str | None = None,
+        in_place: tuple[str, ...] = (),
     ) -> None:
         written = formula or kernel.written
         _check_definition(name, arguments, written)
@@ -102,6 +105,7 @@ class Op:
         self.arguments = arguments
         self.nanoseconds = nanoseconds
         self.formula = formula
+        self.in_place = in_place
         self.rule: GradientRule | None = None
         self.pieces = Pieces()
         self.labels: Labels | None = None
@@ -127,8 +131,14 @@ class Op:
         if self.__module__ != "__main__":
             return _by_name, (self.name, self.__module__)
         definition = (self.name, str(self.signature), written, self.formula is not None)
-        hints = self.nanoseconds, self.pieces, self.labels
-        return _defined_again, (*definition, self.types, self.arguments, *hints)
+        properties = (self.types, self.arguments, self.nanoseconds, self.in_place, self.pieces, self.labels)
+        return _defined_again, (*definition, *properties)
+
+    def overwritten(self, output: int) -> tuple[int, ...]:
+        """The numbers of the inputs over which the loop may write an output, at the very same place."""
+        if self.signature.is_elementwise:
+            return tuple(range(self.n_inputs))
+        return tuple(self.arguments.index(name) for name in self.in_place[output : output + 1])
 
     @property
     def loop(self) -> Loop:
@@ -403,6 +413,7 @@ def _defined_again(
     types: Types,
     arguments: tuple[str, ...],
     nanoseconds: float,
+    in_place: tuple[str, ...],
     pieces: Pieces,
     labels: Labels | None,
 ) -> Op:
@@ -414,7 +425,8 @@ def _defined_again(
         result = _elementwise(written, name, types.integers, nanoseconds)
     else:
         parsed = Signature.parse(signature)
-        result = Op(name, parsed, Kernel(written, parsed, name), types, arguments, nanoseconds)
+        kernel = Kernel(written, parsed, name)
+        result = Op(name, parsed, kernel, types, arguments, nanoseconds, in_place=in_place)
     result.pieces, result.labels = pieces, labels
     return result
 
@@ -426,6 +438,7 @@ def op(
     types: str | None = None,
     integers: Integers = "keep",
     nanoseconds: float = 1.0,
+    in_place: tuple[str, ...] = (),
 ) -> Callable[[Loop], Op]:
     """Make an op from a loop.
 
@@ -441,6 +454,9 @@ def op(
         What integer inputs are computed in.
     nanoseconds : float
         What one innermost iteration takes on one core, for the dispatcher.
+    in_place : tuple of str, optional
+        For each output, the input that ``out=`` may be without a copy: of that input, the loop reads no
+        element after it has written it.
 
     Returns
     -------
@@ -480,6 +496,7 @@ def op(
             tuple(parameters[: len(parsed.inputs)]),
             nanoseconds,
             doc=loop.__doc__,
+            in_place=in_place,
         )
 
     return decorate

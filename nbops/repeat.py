@@ -114,7 +114,8 @@ def fits(record: int, given: Any, n_inputs: int, out: int, array_type: int, tupl
             else:
                 other = frame_pointer(output_of(out, n_outputs, index - n_inputs) + DATA)[0]
             overlapping = other < stop and start < other + words[ROWS + ROW_WIDTH * index + ROW_EXTENT]
-            if overlapping and (words[ROWS + ROW_WIDTH * index + ROW_IN_PLACE] == 0 or other != start):
+            in_place = words[ROWS + ROW_WIDTH * index + ROW_IN_PLACE] >> o & 1
+            if overlapping and (in_place == 0 or other != start):
                 return False
     return True
 
@@ -370,7 +371,6 @@ def remember(
     if not address:
         return
     own_frame = table.copy()
-    output = operands[-1]
     record = np.zeros(ROWS + ROW_WIDTH * n_operands, np.int64)
     release = decision.rule != "small"
     record[:ROWS] = (
@@ -380,10 +380,11 @@ def remember(
     for index, x in enumerate(operands):
         row = record[ROWS + ROW_WIDTH * index :]
         extent = sum((n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)) + x.itemsize
-        # Only an elementwise op may write over an input, in exactly the same place.
-        in_place = (
-            op.signature.is_elementwise
-            and index < op.n_inputs
+        in_place = sum(  # a bit for each output that may be written over this input, at the same place
+            1 << number
+            for number, output in enumerate(operands[op.n_inputs :])
+            if index < op.n_inputs
+            and index in op.overwritten(number)
             and (x.shape, x.strides, x.itemsize) == (output.shape, output.strides, output.itemsize)
         )
         row[:ROW_SHAPE] = id(x.dtype), x.itemsize, extent, in_place, x.ndim

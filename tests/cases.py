@@ -359,7 +359,6 @@ CASES = [
     _elementwise("tanh", np.tanh, integers="float", numpy=np.tanh),
     _elementwise("sigmoid", sigmoid, integers="float"),
     _elementwise("relu_gradient", lambda y, dy: dy * (y > 0), 2, differentiable=(1,)),
-    _elementwise("sgd_update", lambda w, g, rate: w - rate * g, 3, differentiable=(), integers="float"),
     _elementwise(
         "rmsprop_mean_square",
         lambda v, g, rho: rho * v + (1 - rho) * g * g,
@@ -437,6 +436,22 @@ CASES = [
         numpy=vecmat,
     ),
     _op("matmul", np.matmul, MATRICES, steps=_last, numpy=np.matmul),
+    _op(
+        "gemm",
+        lambda a, b, c, alpha: c + alpha[..., None, None] * (a @ b),
+        [
+            ((3, 4), (4, 5), (3, 5), ()),
+            ((2, 3, 4), (4, 5), (3, 5), (2,)),
+            ((3, 4), (4, 5), (2, 3, 5), ()),
+            ((1, 1), (1, 1), (1, 1), ()),
+            ((1, 6), (6, 70), (1, 70), ()),
+            ((70, 37), (37, 3), (70, 3), ()),
+            ((37, 430), (430, 61), (37, 61), ()),
+            ((0, 3), (3, 5), (0, 5), ()),
+            ((3, 0), (0, 5), (3, 5), ()),
+        ],
+        steps=lambda a, b, c, alpha: a[-1] + 2,
+    ),
     _function(
         "matmul(aᵀ, b)",
         partial(nbops.matmul, axes=[(-1, -2), (-2, -1), (-2, -1)]),
@@ -604,6 +619,18 @@ CASES = [
     _op(
         "crossentropy_from_logits_gradient",
         partial(crossentropy_gradient, from_logits=True),
+        [((3,), (3, 5), (3,)), ((), (4,), ()), ((2, 1), (3, 4), (2, 3)), ((0,), (0, 4), (0,))],
+        domains=(labels, anything, anything),
+        differentiable=(1, 2),
+        steps=lambda y, x, d: x[-1],
+        integers="float",
+    ),
+    _op(
+        "crossentropy_and_gradient",
+        lambda y, x, d: (
+            crossentropy(y, x, from_logits=True),
+            crossentropy_gradient(y, x, d, from_logits=True),
+        ),
         [((3,), (3, 5), (3,)), ((), (4,), ()), ((2, 1), (3, 4), (2, 3)), ((0,), (0, 4), (0,))],
         domains=(labels, anything, anything),
         differentiable=(1, 2),

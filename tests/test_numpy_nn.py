@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import nbops
 from nbops.numpy_nn import SGD, Dense, RMSprop, Sequential, training_step
 
 Array = np.ndarray
@@ -83,3 +84,29 @@ def test_it_needs_no_tensorflow(run_python: Any) -> None:
 def test_mistakes_say_what_they_are(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_product_of_gemm_is_added_in_place(rng: np.random.Generator) -> None:
+    """The same bits as with a result of its own, on each way through the kernel and by the short way."""
+    for m, k, n in ((1, 300, 40), (3, 7, 500), (70, 410, 130), (33, 5, 1)):
+        a, b, c = (rng.normal(size=shape).astype(np.float32) for shape in ((m, k), (k, n), (m, n)))
+        expected = nbops.gemm(a, b, c, np.float32(-0.5))
+        for _ in range(3):
+            own = c.copy()
+            assert nbops.gemm(a, b, own, np.float32(-0.5), out=own) is own
+            np.testing.assert_array_equal(own, expected)
+        np.testing.assert_allclose(expected, c - 0.5 * (a.astype(float) @ b), atol=1e-4)
+
+
+def test_gemm_onto_what_it_reads_is_as_if_onto_another_array(rng: np.random.Generator) -> None:
+    a, b, c = (rng.normal(size=(50, 50)).astype(np.float32) for _ in range(3))
+    expected = nbops.gemm(a, b, c, np.float32(2))
+    for number in (0, 1):
+        operands = [a.copy(), b.copy(), c.copy()]
+        for _ in range(2):
+            fresh = [x.copy() for x in operands]
+            nbops.gemm(*fresh, np.float32(2), out=fresh[number])
+            np.testing.assert_array_equal(fresh[number], expected)
+    memory = np.zeros((51, 50), np.float32)
+    memory[:50] = c
+    np.testing.assert_array_equal(nbops.gemm(a, b, memory[:50], np.float32(2), out=memory[1:]), expected)

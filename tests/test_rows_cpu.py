@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nbops
-from nbops.ops import losses
+from nbops.ops import logits, losses
 
 LENGTHS = [1, 2, 10, 63, 64, 65, 127, 128, 200, 1000]
 NAN, INF = np.nan, np.inf
@@ -26,8 +26,9 @@ def upstream(x: np.ndarray) -> np.ndarray:
 ROW_OPS: dict[str, Callable[[np.ndarray], Any]] = {
     "softmax": nbops.softmax,
     "log_softmax": nbops.log_softmax,
-    "logits": lambda x: losses.crossentropy_from_logits(labels(x), x),
-    "logits_gradient": lambda x: losses.crossentropy_from_logits_gradient(labels(x), x, upstream(x)),
+    "logits": lambda x: logits.crossentropy_from_logits(labels(x), x),
+    "logits_gradient": lambda x: logits.crossentropy_from_logits_gradient(labels(x), x, upstream(x)),
+    "both": lambda x: np.c_[logits.crossentropy_and_gradient(labels(x), x, upstream(x))],
     "probabilities": lambda x: losses.crossentropy_from_probabilities(labels(x), np.exp(-np.abs(x))),
     "probabilities_gradient": lambda x: losses.crossentropy_from_probabilities_gradient(
         labels(x), np.exp(-np.abs(x)), upstream(x)
@@ -44,7 +45,7 @@ def test_softmax_of_every_length(length: int, dtype: Any, rng: np.random.Generat
     eps = float(np.finfo(dtype).eps)
     np.testing.assert_allclose(nbops.softmax(x), exact.astype(dtype), rtol=8 * eps)
     np.testing.assert_allclose(nbops.log_softmax(x), np.log(exact).astype(dtype), rtol=0, atol=16 * eps)
-    loss = losses.crossentropy_from_logits(labels(x), x)
+    loss = logits.crossentropy_from_logits(labels(x), x)
     expected = -np.log(exact)[np.arange(5), labels(x)]
     np.testing.assert_allclose(loss, expected.astype(dtype), rtol=0, atol=16 * eps)
 
@@ -74,7 +75,7 @@ def test_nan_anywhere_makes_its_row_nan(value: float, length: int) -> None:
         if value != INF:
             assert np.isnan(nbops.softmax(x)[1]).all()
             assert np.isnan(nbops.log_softmax(x)[1]).all()
-            assert np.isnan(losses.crossentropy_from_logits(np.zeros(3, int), x)).tolist() == [0, 1, 0]
+            assert np.isnan(logits.crossentropy_from_logits(np.zeros(3, int), x)).tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("length", [3, 64, 70, 300])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -361,3 +362,34 @@ def test_in_a_joblib_worker(run_python: Any, backend: str) -> None:
         """,
         backend,
     )
+
+
+def test_every_thread_takes_the_callers_floating_point_mode(run_python: Any) -> None:
+    """Where the caller takes subnormal numbers as 0, as TensorFlow's threads do, so do the workers."""
+    source = """
+        import numba, numpy as np, nbops
+        from nbops.targets.rounding import float_mode, set_float_mode
+
+        @numba.njit
+        def change(bits):
+            before = float_mode()
+            set_float_mode(before | bits)
+            return before
+
+        @numba.njit
+        def restore(mode):
+            set_float_mode(mode)
+
+        x = np.full(1 << 20, 1e-30, np.float32)
+        out = np.empty_like(x)
+        with nbops.use("parallel", threads=4):
+            for flush, expected in ((0x8040, 0.0), (0, float(np.float32(1e-30) * np.float32(1e-10)))):
+                for _ in range(50):
+                    before = change(flush)
+                    nbops.multiply(x, np.float32(1e-10), out=out)
+                    restore(before)
+                    assert (out.view(np.int32) == np.float32(expected).view(np.int32)).all(), flush
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip(f"the bits are those of x86, not of {platform.machine()}")
+    run_python(source, NUMBA_NUM_THREADS="4")

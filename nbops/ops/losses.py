@@ -20,120 +20,19 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
-from nbops.kernel import Array, Scalar, lanes
+from nbops.kernel import Array, Scalar
 from nbops.op import elementwise, op
 from nbops.ops.elementwise import divide, log, multiply, subtract
+from nbops.ops.logits import crossentropy_from_logits, one_hot, take_label
 from nbops.ops.products import vecdot
 from nbops.ops.reductions import sum_row
 from nbops.ops.shapes import expand_dims, positions, shape_of
-from nbops.ops.softmax import exp_below, largest, peak_and_sum, softmax, softmax_gradient, sum_exp_below
 from nbops.tuned import rows_cpu
 from nbops.tuned.twins import compiled_as
 
 __all__ = ["sparse_categorical_crossentropy"]
 
 EPSILON = 1e-7  # keras.config.epsilon()
-
-
-# ---- from logits ------------------------------------------------------------------------------------
-
-
-@op("(),(n)->()", types="int64,T->T", integers="float", nanoseconds=0.9)
-def crossentropy_from_logits(label: Array, x: Array, out: Array) -> None:
-    """``log Σ exp(x - m) - (x[label] - m)``."""
-    index = label[()]
-    if index < 0 or index >= x.shape[0]:
-        out[()] = np.nan
-        return
-    peak = largest(x)
-    out[()] = np.log(sum_exp_below(x, peak)) - (x[index] - peak)
-
-
-crossentropy_from_logits.tune(cuda="nbops.tuned.cuda.rows:crossentropy_from_logits_plan")
-crossentropy_from_logits.labelled("label", "n")
-
-
-@crossentropy_from_logits.piecewise
-def _(label: Any, x: Any) -> Any:
-    peak, total = peak_and_sum(x)
-    return subtract(log(total), subtract(take_label(label, x), peak))
-
-
-@crossentropy_from_logits.gradient
-def _(label: Any, x: Any, out: Any, dout: Any) -> Any:
-    return None, crossentropy_from_logits_gradient(label, x, dout)
-
-
-@op("(),(n),()->(n)", types="int64,T,T->T", integers="float", nanoseconds=1.0)
-def crossentropy_from_logits_gradient(label: Array, x: Array, dout: Array, out: Array) -> None:
-    """``dout (softmax(x) - onehot(label))``."""
-    index = label[()]
-    if x.shape[0] == 0:
-        return
-    scale = dout[()] / exp_below(x, largest(x), out)
-    for j in range(x.shape[0]):
-        out[j] *= scale
-    if index < 0 or index >= x.shape[0]:
-        for j in range(x.shape[0]):
-            out[j] = np.nan
-    else:
-        out[index] -= dout[()]
-
-
-crossentropy_from_logits_gradient.tune(cuda="nbops.tuned.cuda.rows:crossentropy_from_logits_gradient_plan")
-crossentropy_from_logits_gradient.labelled("label", "n")
-
-
-@crossentropy_from_logits_gradient.piecewise
-def _(label: Any, x: Any, dout: Any) -> Any:
-    return multiply(expand_dims(dout, -1), subtract(softmax(x), one_hot(label, positions(x), x)))
-
-
-@crossentropy_from_logits_gradient.gradient
-def _(label: Any, x: Any, dout: Any, out: Any, upstream: Any) -> Any:
-    by_x = multiply(expand_dims(dout, -1), softmax_gradient(softmax(x), upstream))
-    by_dout = subtract(vecdot(upstream, softmax(x)), take_label(label, upstream))
-    return None, by_x, by_dout
-
-
-@op("(),(n)->()", types="int64,T->T", integers="float")
-def take_label(label: Array, x: Array, out: Array) -> None:
-    """``x[label]``, or NaN where there is no such element."""
-    index = label[()]
-    if index < 0 or index >= x.shape[0]:
-        out[()] = np.nan
-    else:
-        out[()] = x[index]
-
-
-@take_label.piecewise
-def _(label: Any, x: Any) -> Any:
-    value, found = find_label(label, positions(x), x)
-    return divide(value, found)  # found is 1; 0 / 0, NaN, where there is no such element
-
-
-@op("(),(n),(n)->(),()", types="int64,int64,T->T,T", integers="float")
-def find_label(label: Array, position: Array, x: Array, value: Array, found: Array) -> None:
-    """The element of a piece whose position in the whole row is `label`, and 1; or 0 and 0."""
-    value[()] = 0
-    found[()] = 0
-    for j in range(x.shape[0]):
-        if position[j] == label[()]:
-            value[()] = x[j]
-            found[()] = 1
-
-
-find_label.split(reduced="n")
-
-
-@op("(),(n),(n)->(n)", types="int64,int64,T->T", integers="float", nanoseconds=0.5)
-def one_hot(label: Array, position: Array, x: Array, out: Array) -> None:
-    """1 where the position is `label`, else 0, in the dtype of `x`."""
-    for j in lanes(x.shape[0]):
-        out[j] = 1 if position[j] == label[()] else 0
-
-
-one_hot.split("n")
 
 
 # ---- from probabilities -----------------------------------------------------------------------------

@@ -213,8 +213,9 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
     result_dtype = x.dtype if x.dtype.kind not in "iu" else np.dtype(np.float64)
     wide = np.float32 if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else result_dtype
     total = sum(x.astype(wide, copy=False), axis, keepdims=keepdims)
-    with np.errstate(over="ignore"):
-        average = divide(total, count.astype(wide)).astype(result_dtype, copy=False)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        by = np.true_divide if isinstance(total, np.generic) else divide
+        average = by(total, count.astype(wide)).astype(result_dtype, copy=False)
     return arrays.into(out, average, "mean")
 
 

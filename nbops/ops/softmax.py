@@ -19,6 +19,7 @@ from nbops.ops.reductions import sum as sum_over
 from nbops.ops.shapes import expand_dims
 from nbops.tuned import rows_cpu
 from nbops.tuned.exponential import exp as exponential
+from nbops.tuned.exponential import exp_nonpositive
 from nbops.tuned.twins import compiled_as
 
 __all__ = ["log_softmax", "softmax"]
@@ -33,15 +34,6 @@ def largest(x: Array) -> Scalar:
     return peak
 
 
-@compiled_as(rows_cpu.row_sum)
-def row_sum(x: Array) -> Scalar:
-    """``Σ x[j]``."""
-    total = x.dtype.type(0)
-    for j in range(x.shape[0]):
-        total += x[j]
-    return total
-
-
 @compiled_as(rows_cpu.sum_exp_below)
 def sum_exp_below(x: Array, peak: Scalar) -> Scalar:
     """``Σ exp(x[j] - peak)``."""
@@ -51,11 +43,14 @@ def sum_exp_below(x: Array, peak: Scalar) -> Scalar:
     return total
 
 
+@compiled_as(rows_cpu.exp_below)
 def exp_below(x: Array, peak: Scalar, out: Array) -> Scalar:
     """Fill ``out[j] = exp(x[j] - peak)`` and return the sum; `out` may be `x`."""
+    total = x.dtype.type(0)
     for j in range(x.shape[0]):
-        out[j] = exponential(x[j] - peak)
-    return row_sum(out)
+        out[j] = np.exp(x[j] - peak)
+        total += out[j]
+    return total
 
 
 def softmax_row(x: Array, out: Array) -> None:
@@ -104,7 +99,7 @@ def exp_below_over(x: Array, peak: Array, total: Array, out: Array) -> None:
     """``out[j] = exp(x[j] - peak) / total``."""
     shift, whole = peak[()], total[()]
     for j in lanes(x.shape[0]):
-        out[j] = exponential(x[j] - shift) / whole
+        out[j] = exp_nonpositive(x[j] - shift) / whole
 
 
 exp_below_over.split("n")

@@ -3,7 +3,7 @@
     caller    publish a job, with a *ticket* for each helper   → take chunks →   withdraw tickets, wait, go on
     worker         … spin, then sleep …    take a ticket       → take chunks →   report, spin again
 
-Three properties are worth owning a pool for; the layers that Numba brings lack them.
+Four properties are worth owning a pool for; the layers that Numba brings lack them.
 
 *Nobody waits for a thread that has not come.* The caller works too, and chunks are taken one by one. When it
 finds no more, it withdraws the tickets that nobody took. If the other cores are asleep, or busy with another
@@ -11,6 +11,8 @@ program, the call takes as long as on one core and not longer. (A barrier waits 
 with GNU OpenMP and another program on the second core, a call of 0.8 ms was seen to take 8 ms.)
 
 *Any number of threads may call.* The first one gets the pool, the others work alone.
+
+*The same arithmetic everywhere.* A worker takes the caller's floating-point mode (see `rounding`).
 
 *Idle threads sleep.* A worker that finds nothing to do spins for `SPIN_NANOSECONDS`, long enough to meet the
 next op of a chain while it is hot, and then waits on a condition variable.
@@ -50,6 +52,7 @@ from nbops.targets.atomics import (
     wait,
     yield_core,
 )
+from nbops.targets.rounding import float_mode, set_float_mode
 from nbops.targets.tasks import call_task
 
 __all__ = ["available", "forget_threads", "spread_compiled", "start"]
@@ -63,7 +66,7 @@ CHUNKS = 4
 # The pool's memory, in bytes. What is written often has a cache line of its own.
 LINE = 64
 TICKETS = 0 * LINE  # job number << 16 | tickets that are left
-TASK, FRAME, ITEMS, CHUNK = (1 * LINE + 8 * n for n in range(4))  # the job
+TASK, FRAME, ITEMS, CHUNK, MODE = (1 * LINE + 8 * n for n in range(5))  # the job
 NEXT = 2 * LINE  # the first item that nobody took
 FINISHED = 3 * LINE  # ticket holders that are through
 OWNED = 4 * LINE  # whether a caller has the pool
@@ -110,6 +113,7 @@ def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
     store(pool + FRAME, frame)
     store(pool + ITEMS, items)
     store(pool + CHUNK, chunk)
+    store(pool + MODE, float_mode())
     store(pool + NEXT, 0)
     store(pool + FINISHED, 0)
     tickets = min(workers, units) - 1
@@ -170,6 +174,7 @@ def serve(pool: int) -> int:
         tickets = load(pool + TICKETS)
         if tickets & TICKET_MASK != 0:
             if swap_if(pool + TICKETS, tickets, tickets - 1) != 0:
+                set_float_mode(load(pool + MODE))
                 work(pool)
                 add_atomically(pool + FINISHED, 1)
             continue

@@ -47,26 +47,33 @@ def run_elements(frame: Any, start: int, stop: int) -> None:
         row += 1
 
 
-def run_large_elements(frame: Any, start: int, stop: int) -> None:
-    """The same for contiguous outputs, which bypass the caches where they are larger (see `streaming`)."""
+def run_contiguous_elements(frame: Any, start: int, stop: int) -> None:
+    """The same for contiguous outputs, which may be filled through a buffer in the L1 cache."""
     columns = frame[CORE]
     row = start // columns
     first = start - row * columns
     itemsize = frame[OUTPUT * WIDTH + ITEMSIZE]
     stretch = STRETCH // itemsize
-    bypass = bypasses_caches(frame)
+    in_place = is_in_place(frame)
+    bypass = not in_place and bypasses_caches(frame)
     buffer = new_buffer(ELEMENT)
     while start < stop:
         count = min(columns - first, stop - start)
         address = frame[OUTPUT * WIDTH] + item_offset(frame, OUTPUT, row) + first * itemsize
         if bypass:  # up to the next line, then in stretches of whole lines
             count = min(count, stretch if address % LINE == 0 else (LINE - address % LINE) // itemsize)
-        through_buffer = bypass and count == stretch
+        elif in_place:
+            count = min(count, stretch)
+        whole_lines = bypass and count == stretch
         arrays = operands(frame, row, first, count)
-        out = buffer if through_buffer else arrays[-1]
+        out = buffer[:count] if whole_lines or in_place else arrays[-1]
         loop(*(arrays[:-1] + (out,)))  # noqa: RUF005, Numba knows no star in a tuple
-        if through_buffer:
+        if whole_lines:
             copy_lines(buffer, address)
+        elif in_place:
+            result = arrays[-1]
+            for j in range(count):
+                result[j] = out[j]
         start += count
         first += count
         if first == columns:
@@ -76,14 +83,22 @@ def run_large_elements(frame: Any, start: int, stop: int) -> None:
         fence()
 
 
+def is_in_place(frame: Any) -> Any:
+    """Whether the output takes an input's place.
+
+    LLVM's vector loop is for an output that overlaps no input; otherwise one element is computed at a time.
+    """
+    matches = 0
+    for row in range(1, OUTPUT):
+        matches += frame[row * WIDTH] == frame[OUTPUT * WIDTH]
+    return matches > 0
+
+
 def bypasses_caches(frame: Any) -> Any:
-    """Whether the output is larger than the caches, has long rows, and takes no input's place."""
+    """Whether the output is larger than the caches and has long rows."""
     out, itemsize = frame[OUTPUT * WIDTH], frame[OUTPUT * WIDTH + ITEMSIZE]
     if frame[CORE] * itemsize < 4 * STRETCH or out % itemsize != 0:
         return False
-    for row in range(1, OUTPUT):
-        if frame[row * WIDTH] == out:
-            return False
     return frame[ITEMS] * itemsize > CACHE_BYTES
 
 
@@ -140,10 +155,11 @@ def compile_task(
     names: dict[str, Any] = {"loop": compiled_loop, "operands": operands_intrinsic(signature, dtypes, layout)}
     template = run_items
     if signature.is_elementwise:
-        template = run_elements if layout == GENERAL else run_large_elements
+        template = run_elements if layout == GENERAL else run_contiguous_elements
         names |= {"OUTPUT": len(dtypes), "ELEMENT": from_dtype(dtypes[-1])}
-        test = compiler.specialise(bypasses_caches, kind, OUTPUT=len(dtypes))
-        names["bypasses_caches"] = numba.njit(**compiler.FLAGS)(test)
+        for test in is_in_place, bypasses_caches:
+            twin = compiler.specialise(test, kind, OUTPUT=len(dtypes))
+            names[test.__name__] = numba.njit(**compiler.FLAGS)(twin)
     name = f"{kind}_{'_'.join(d.name for d in dtypes)}_{layout & 0xFF}"
     return compiler.native(TASK, compiler.specialise(template, name, **names))
 

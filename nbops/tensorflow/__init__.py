@@ -9,6 +9,8 @@ imported it.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -46,6 +48,20 @@ def _use_registered_ops() -> bool:
 
 #: Whether ops run as registered TensorFlow ops (else as ``tf.numpy_function``).
 uses_registered_ops: bool = _use_registered_ops()
+
+
+def _leave_as_written() -> None:
+    """Tell AutoGraph that nothing in nbops depends on a tensor's value: its loops and branches stay Python's.
+
+    AutoGraph would write each function of nbops that a ``tf.function`` reaches anew, for seconds; it spares
+    Keras and NumPy by the same list. Should a TensorFlow have no such list, tracing only takes longer.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        config: Any = importlib.import_module("tensorflow.python.autograph.core.config")
+        config.CONVERSION_RULES = (config.DoNotConvert("nbops"), *config.CONVERSION_RULES)
+
+
+_leave_as_written()
 
 
 def _register(ops: list[Op]) -> None:

@@ -5,7 +5,7 @@ nor frames. What this file compiles is thin: for each kind of product a serial a
 write an argument block for every batch item and call that task by its symbol::
 
     product_tasks  ---+                                             +--> multiply(block, 0, 1)        serial
-    dense_tasks    ---+-- frame --> argument block of one item --->-+
+    dense, gemm    ---+-- frame --> argument block of one item --->-+
     weight_gradient --+                                             +--> launch --> multiply(block, w, w + 1)
                                                                            on every worker w          parallel
 
@@ -31,7 +31,7 @@ from nbops.tuned import gemm_tasks
 from nbops.tuned.gemm_kernel import multiply
 from nbops.tuned.vectors import host_tile
 
-__all__ = ["Tasks", "dense_tasks", "product_tasks", "weight_gradient_tasks"]
+__all__ = ["Tasks", "dense_tasks", "gemm_tasks_of", "product_tasks", "weight_gradient_tasks"]
 
 
 class Tasks(NamedTuple):
@@ -83,6 +83,17 @@ def dense_tasks(dtype: Any, activation: str = "linear") -> Tasks:
     return _tasks(
         np.dtype(dtype), f"dense_{activation}", gemm_tasks.run_dense, RELU=int(activation == "relu")
     )
+
+
+def gemm_tasks_of(dtype: Any) -> Tasks:
+    """Tasks for ``out = c + alpha a @ b``, signature ``"(m,k),(k,n),(m,n),()->(m,n)"``; out may be c.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, of all operands.
+    """
+    return _tasks(np.dtype(dtype), "gemm", gemm_tasks.run_gemm)
 
 
 def weight_gradient_tasks(dtype: Any) -> Tasks:

@@ -1,4 +1,4 @@
-"""The inner task of every matrix product: ``C = activation(A @ B + bias)`` for a block of C.
+"""The inner task of every matrix product: ``C = activation(addend + alpha A @ B + bias)`` for a block of C.
 
 **Blocking.** The tile (see `nbops.tuned.tile`) saves loads; blocking and packing make the remaining ones
 cheap, by keeping each operand in the cache from which it is read::
@@ -19,10 +19,10 @@ close to it while it meets the strips of mc rows; those rows (``mc x kc``) stay 
 meet all panels. Strips and panels are *packed* (see `nbops.tuned.gemm_packing`), a panel when it is first
 used. Each copy costs as much as reading the operand once, and saves that much each time it is used again.
 
-**The same bits always.** Every element of C is computed as ``bias + (... + (t1 + t0))``, where block q of
-the inner axis gives ``tq = fma(a, b, ... fma(a, b, 0))`` in the order of k. The blocks depend on the
-length of the inner axis alone. So an element does not depend on the number of threads, on the other rows
-or columns, on where in a tile it fell, or on which function computed it.
+**The same bits always.** Every element of C is computed as ``bias + (... + (t1 + (t0 + addend)))``, where
+block q of the inner axis gives ``tq = alpha fma(a, b, ... fma(a, b, 0))`` in the order of k. The blocks
+depend on the length of the inner axis alone. So an element does not depend on the number of threads, on the
+other rows or columns, on where in a tile it fell, or on which function computed it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ from nbops.compiler import FLAGS
 from nbops.tuned.gemm_arguments import (
     A_ROW,
     A_STEP,
+    ADDEND,
+    ADDEND_COLUMN,
+    ADDEND_ROW,
+    ALPHA,
     B_COLUMN,
     B_STEP,
     BIAS,
@@ -49,6 +53,8 @@ from nbops.tuned.gemm_arguments import (
     MC,
     NC,
     RECTIFY,
+    REST,
+    REST_ROWS,
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
@@ -69,6 +75,7 @@ from nbops.tuned.tile import (
     prefetch_tile,
     rectify,
     row_offsets,
+    scale_tile,
     store_tile,
     zero_tile,
 )
@@ -87,7 +94,8 @@ def multiply_tile(
 ) -> None:  # fmt: skip
     """The micro-kernel: add a strip of A times a panel of B to the tile of C at row i and column j.
 
-    The `first` product of a tile replaces what C held; after the `last`, bias and activation are applied.
+    The `first` product of a tile is added to the addend or replaces what C held; after the `last`, bias and
+    activation are applied.
     A ragged tile, or one whose columns are not adjacent, goes through a whole tile in `spare` memory.
     """
     never_inline()
@@ -97,20 +105,38 @@ def multiply_tile(
     a, b = element_pointer(element, strip), element_pointer(element, panel)
     tile = zero_tile(a)
     offsets = row_offsets(strip_row, rows)
-    for _ in range(kc):
+    size, nr = item_bytes(c), tile_columns(c)
+    packed_step = nr * size  # a constant, unlike panel_step
+    whole = kc // 4 * 4 if panel_step == packed_step else 0
+    for _ in range(0, whole, 4):
         tile = add_outer_product(tile, offsets, a, b)
         a = shift(a, strip_step)
-        b = shift(b, panel_step)
-    size, nr = item_bytes(c), tile_columns(c)
+        tile = add_outer_product(tile, offsets, a, shift(b, packed_step))
+        a = shift(a, strip_step)
+        tile = add_outer_product(tile, offsets, a, shift(b, 2 * packed_step))
+        a = shift(a, strip_step)
+        tile = add_outer_product(tile, offsets, a, shift(b, 3 * packed_step))
+        a, b = shift(a, strip_step), shift(b, 4 * packed_step)
+    for _ in range(whole, kc):
+        tile = add_outer_product(tile, offsets, a, b)
+        a, b = shift(a, strip_step), shift(b, panel_step)
     ragged = rows < tile_rows() or columns < nr
     target, row = c, c_row
     through_spare = ragged or c_column != size
     if through_spare:
         target, row = element_pointer(element, spare), nr * size
-    if not first:
-        if through_spare:
-            copy_matrix(c, c_row, c_column, target, row, size, rows, columns)
-        tile = add_matrix(tile, target, row)
+    if arguments[ALPHA] != 0:
+        tile = scale_tile(tile, element_pointer(element, arguments[ALPHA]))
+    before, before_row, before_column = c, c_row, c_column
+    if first and arguments[ADDEND] != 0:
+        before_row, before_column = arguments[ADDEND_ROW], arguments[ADDEND_COLUMN]
+        before = element_pointer(element, arguments[ADDEND] + i * before_row + j * before_column)
+    if not first or arguments[ADDEND] != 0:
+        if ragged or before_column != size:
+            whole = element_pointer(element, spare)
+            copy_matrix(before, before_row, before_column, whole, nr * size, size, rows, columns)
+            before, before_row = whole, nr * size
+        tile = add_matrix(tile, before, before_row)
     if last and arguments[BIAS] != 0:
         bias_row, bias_column = arguments[BIAS_ROW], arguments[BIAS_COLUMN]
         bias = element_pointer(element, arguments[BIAS] + i * bias_row + j * bias_column)
@@ -172,19 +198,21 @@ def multiply_block(
 
 def multiply(arguments: Any, start: int, stop: int) -> None:
     """The task: the blocks of C of workers `start` to `stop`."""
+    m, n = arguments[M], arguments[N]
     for worker in range(start, stop):
-        i0 = worker // arguments[GRID] * arguments[ROWS]
-        j0 = worker % arguments[GRID] * arguments[COLUMNS]
-        i1 = min(arguments[M], i0 + arguments[ROWS])
-        j1 = min(arguments[N], j0 + arguments[COLUMNS])
         scratch = arguments[SCRATCH] + worker * arguments[SCRATCH_SIZE]
         like = element_pointer(ELEMENT, scratch)
         size, nr = item_bytes(like), tile_columns(like)
-        if i0 >= i1:
-            continue
-        few = i1 - i0 <= FEW_ROWS and arguments[B_COLUMN] == size
-        if few and (i1 - i0 == 1 or arguments[K] * abs(arguments[B_STEP]) > IN_PLACE):
-            multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
-        else:
-            for jc in range(j0, j1, NC):
-                multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + NC), scratch, size, nr)
+        i0, rows = worker // arguments[GRID] * arguments[ROWS], arguments[ROWS]
+        j0, columns = worker % arguments[GRID] * arguments[COLUMNS], arguments[COLUMNS]
+        for _ in range(2):
+            i1, j1 = min(m, i0 + rows), min(n, j0 + columns)
+            if i0 < i1:
+                few = i1 - i0 <= FEW_ROWS and arguments[B_COLUMN] == size
+                if few and (i1 - i0 == 1 or arguments[K] * abs(arguments[B_STEP]) > IN_PLACE):
+                    multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
+                else:
+                    for jc in range(j0, j1, NC):
+                        multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + NC), scratch, size, nr)
+            i0, rows = worker * arguments[REST_ROWS], arguments[REST_ROWS]
+            j0, columns = arguments[REST], n - arguments[REST]

@@ -21,6 +21,10 @@ from nbops.compiler import FLAGS
 from nbops.tuned.gemm_arguments import (
     A_ROW,
     A_STEP,
+    ADDEND,
+    ADDEND_COLUMN,
+    ADDEND_ROW,
+    ALPHA,
     B_STEP,
     BIAS,
     BIAS_COLUMN,
@@ -91,18 +95,27 @@ def finish_rows(
     arguments: Any, element: Any, i0: int, i1: int, j: int, columns: int,
     accumulate: bool, last: bool, scratch: int,
 ) -> None:  # fmt: skip
-    """Write the sums to C, or add them to it; after the last, add the bias and apply the activation."""
+    """Write the sums to C, or add them to it or the addend; after the last, add the bias and rectify."""
     sums = element_pointer(element, scratch)
     size = item_bytes(sums)
     c_column, bias_column = arguments[C_COLUMN], arguments[BIAS_COLUMN]
+    scaled, added = arguments[ALPHA] != 0, arguments[ADDEND] != 0
+    alpha = element_pointer(element, arguments[ALPHA])
     for i in range(i0, i1):
         row = shift(sums, (i - i0) * columns * size)
         c = element_pointer(element, arguments[C] + i * arguments[C_ROW] + j * c_column)
         bias = element_pointer(element, arguments[BIAS] + i * arguments[BIAS_ROW] + j * bias_column)
+        before, before_column = c, c_column
+        if not accumulate and added:
+            before_column = arguments[ADDEND_COLUMN]
+            start = arguments[ADDEND] + i * arguments[ADDEND_ROW] + j * before_column
+            before = element_pointer(element, start)
         for q in range(columns):
             total = get(row, q * size)
-            if accumulate:
-                total = get(c, q * c_column) + total
+            if scaled:
+                total = get(alpha, 0) * total
+            if accumulate or added:
+                total = get(before, q * before_column) + total
             if last and arguments[BIAS] != 0:
                 total = get(bias, q * bias_column) + total
             if last and arguments[RECTIFY] != 0 and total < zero_of(sums):

@@ -3,19 +3,19 @@
 Three steps, all with the task signature ``void task(int64 *words, int64 start, int64 stop)``::
 
     run_products             ---+
-    run_dense                ---+--> run_batch  --> multiply(block, 0, 1)                   serial
+    run_dense, run_gemm      ---+--> run_batch  --> multiply(block, 0, 1)                   serial
     run_weight_gradients     ---+               --> launch --> multiply(block, w, w + 1)    parallel, worker w
 
 The functions on the left differ for each kind of product; they say which operand is which. `run_batch`
 goes through the items of the batch; it serves all kinds and dtypes.
 
-**Sharing a product between cores.** C is cut into a grid of equal blocks, one for each worker, in
-multiples of the register tile. Columns are cut first, because workers with different columns pack
-different panels of B; rows are cut where there are not enough panels for all workers::
+**Sharing a product between cores.** C is cut into equal blocks, one for each worker, in multiples of the
+register tile. Columns are cut first, because workers with different columns pack different panels of B; rows
+are cut where there are not enough panels for all workers. Panels that are left over are cut into rows::
 
-    3 workers, grid of 3        4 workers, grid of 2
-    [ w0 | w1 | w2 ]            [ w0 | w1 ]
-    [    |    |    ]            [ w2 | w3 ]
+    2 workers, 5 panels            4 workers, 2 panels
+    [ w0 w0 | w1 w1 | w0 ]         [ w0 | w1 ]
+    [ w0 w0 | w1 w1 | w1 ]         [ w2 | w3 ]
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ from nbops.tuned.gemm_arguments import (
     A_OPERAND,
     A_ROW,
     A_STEP,
+    ADDEND_COLUMN,
+    ADDEND_OPERAND,
+    ADDEND_ROW,
+    ALPHA_OPERAND,
     ARGUMENTS,
     B_COLUMN,
     B_OPERAND,
@@ -53,8 +57,11 @@ from nbops.tuned.gemm_arguments import (
     MR,
     NR,
     ONE,
+    OPERANDS,
     PARALLEL,
     RECTIFY,
+    REST,
+    REST_ROWS,
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
@@ -133,6 +140,19 @@ def run_dense(frame: Any, start: int, stop: int) -> None:
     submit(words, frame, start, stop)
 
 
+def run_gemm(frame: Any, start: int, stop: int) -> None:
+    """``"(m,k),(k,n),(m,n),()->(m,n)"``; the output may be the addend."""
+    words = argument_block()
+    words[M], words[K], words[N] = frame[CORE], frame[CORE + 1], frame[CORE + 2]
+    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 5
+    words[A_ROW], words[A_STEP] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
+    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
+    words[C_ROW], words[C_COLUMN] = frame[5 * WIDTH + CORE], frame[5 * WIDTH + CORE + 1]
+    words[ADDEND_OPERAND], words[ALPHA_OPERAND] = 3, 4
+    words[ADDEND_ROW], words[ADDEND_COLUMN] = frame[3 * WIDTH + CORE], frame[3 * WIDTH + CORE + 1]
+    submit(words, frame, start, stop)
+
+
 def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
     """``"(m,k),(m,n)->(k,n),(n)"``, computed as two products: ``x.T @ dz``, and a row of ones times dz.
 
@@ -177,14 +197,15 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     frame = frame_pointer(words[FRAME_ADDRESS])
     workers = max(1, frame[WORKERS]) if words[PARALLEL] != 0 else 1
     m, n, mr, nr = words[M], words[N], words[MR], words[NR]
-    grid = grid_columns((m + mr - 1) // mr, (n + nr - 1) // nr, workers)
-    words[GRID], words[ROWS], words[COLUMNS] = grid, share(m, workers // grid, mr), share(n, grid, nr)
-    size = scratch_bytes(words[ROWS], words[K], words[COLUMNS], mr, nr, words[ITEMSIZE])
+    grid, rows, columns, rest, rest_rows = share_out(m, n, mr, nr, workers)
+    words[GRID], words[ROWS], words[COLUMNS] = grid, rows, columns
+    words[REST], words[REST_ROWS] = rest, rest_rows
+    size = scratch_bytes(rows, words[K], max(columns, n - rest), mr, nr, words[ITEMSIZE])
     memory = allocate(workers * size + LINE)
     words[SCRATCH] = (memory + LINE - 1) // LINE * LINE
     words[SCRATCH_SIZE] = size
     for item in range(start, stop):
-        for operand in range(4):
+        for operand in range(OPERANDS):
             row = words[A_OPERAND + operand]
             if row != 0:
                 words[A + 3 * operand] = frame[row * WIDTH] + item_offset(frame, row, item)
@@ -197,7 +218,7 @@ def run_batch(words: Any, start: int, stop: int) -> None:
 
 @numba.njit(**FLAGS)
 def transpose(words: Any) -> None:
-    """Make ``C = A @ B + bias`` the same as ``C.T = B.T @ A.T + bias.T``."""
+    """Make ``C = addend + A @ B + bias`` the same as ``C.T = addend.T + B.T @ A.T + bias.T``."""
     never_inline()
     words[M], words[N] = words[N], words[M]
     words[A_OPERAND], words[B_OPERAND] = words[B_OPERAND], words[A_OPERAND]
@@ -206,6 +227,7 @@ def transpose(words: Any) -> None:
     words[A_STEP], words[B_STEP] = words[B_STEP], words[A_STEP]
     words[C_ROW], words[C_COLUMN] = words[C_COLUMN], words[C_ROW]
     words[BIAS_ROW], words[BIAS_COLUMN] = words[BIAS_COLUMN], words[BIAS_ROW]
+    words[ADDEND_ROW], words[ADDEND_COLUMN] = words[ADDEND_COLUMN], words[ADDEND_ROW]
 
 
 @numba.njit(**FLAGS)
@@ -216,14 +238,25 @@ def share(length: int, workers: int, unit: int) -> int:
 
 
 @numba.njit(**FLAGS)
+def share_out(m: int, n: int, mr: int, nr: int, workers: int) -> tuple[int, int, int, int, int]:
+    """GRID, ROWS, COLUMNS, REST and REST_ROWS of the argument block, for an m x n product."""
+    strips, panels = (m + mr - 1) // mr, (n + nr - 1) // nr
+    grid = grid_columns(strips, panels, workers)
+    rows = share(m, workers // grid, mr)
+    if panels % grid == 0 or strips < workers:
+        return grid, rows, share(n, grid, nr), n, 0
+    columns = panels // grid * nr
+    return grid, rows, columns, grid * columns, share(m, workers, mr)
+
+
+@numba.njit(**FLAGS)
 def grid_columns(strips: int, panels: int, workers: int) -> int:
     """Into how many groups of columns C is cut, given its strips of mr rows and panels of nr columns.
 
-    The most that divide the workers, unless that leaves workers idle or their shares too unequal.
+    The most that divide the workers; where there are too few strips to cut the rows, one for each panel.
     """
     for columns in range(workers, 1, -1):
-        even = panels % columns == 0 or panels >= 8 * columns
-        if workers % columns == 0 and panels >= 2 * columns and even:
+        if workers % columns == 0 and panels >= columns and strips >= workers // columns:
             return columns
     if strips < workers:
         return max(1, min(workers, panels))

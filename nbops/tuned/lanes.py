@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 
 from nbops.compiler import FLAGS
 from nbops.tuned.pointers import WORD
-from nbops.tuned.vectors import broadcast
+from nbops.tuned.vectors import INDEX, broadcast
 
 __all__ = ["LANES", "fold_largest", "fold_sum", "inlined", "new_lanes"]
 
@@ -57,23 +57,47 @@ def new_lanes(typingctx: Any, value: Any) -> Any:
     return result(value), codegen
 
 
-@inlined
-def fold_sum(lanes: Any) -> Any:
-    """The sum of the lanes, in pairs. Overwrites them."""
-    width = LANES // 2
-    while width > 0:
-        for j in range(width):
-            lanes[j] += lanes[j + width]
-        width //= 2
-    return lanes[0]
+def _fold(combine: Any) -> Any:
+    """An intrinsic that combines the upper half of the lanes with the lower half until one is left.
+
+    `combine` takes LLVM's builder and the two halves as vectors, and returns a vector.
+    """
+
+    @intrinsic
+    def fold(typingctx: Any, lanes: Any) -> Any:
+        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            data = context.make_array(lanes)(context, builder, arguments[0]).data
+            kind = ir.VectorType(context.get_data_type(lanes.dtype), LANES)
+            vector = builder.load(builder.bitcast(data, kind.as_pointer()), align=1)
+            width = LANES // 2
+            while width > 0:
+                lower, upper = (
+                    builder.shuffle_vector(
+                        vector,
+                        vector,
+                        ir.Constant(ir.VectorType(INDEX, width), list(range(first, first + width))),
+                    )
+                    for first in (0, width)
+                )
+                vector = combine(builder, lower, upper)
+                width //= 2
+            return builder.extract_element(vector, INDEX(0))
+
+        return lanes.dtype(lanes), codegen
+
+    return fold
 
 
-@inlined
-def fold_largest(lanes: Any) -> Any:
-    """The largest of the lanes; a NaN may be passed over. Overwrites them."""
-    width = LANES // 2
-    while width > 0:
-        for j in range(width):
-            lanes[j] = lanes[j + width] if lanes[j + width] > lanes[j] else lanes[j]
-        width //= 2
-    return lanes[0]
+def _sum(builder: Any, lower: Any, upper: Any) -> Any:
+    whole = isinstance(lower.type.element, ir.IntType)
+    return (builder.add if whole else builder.fadd)(lower, upper)
+
+
+def _largest(builder: Any, lower: Any, upper: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", upper, lower), upper, lower)
+
+
+fold_sum = _fold(_sum)
+fold_sum.__doc__ = """The sum of the lanes, in pairs."""
+fold_largest = _fold(_largest)
+fold_largest.__doc__ = """The largest of the lanes; a NaN may be passed over."""

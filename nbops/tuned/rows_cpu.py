@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbops.tuned.exponential import exp
+import numpy as np
+
+from nbops.tuned.exponential import exp_nonpositive
 from nbops.tuned.lanes import LANES, fold_largest, fold_sum, new_lanes
 
-__all__ = ["clipped_sum", "largest", "row_sum", "sum_exp_below"]
+__all__ = ["clipped_sum", "exp_below", "largest", "sum_exp_below"]
 
 
 def largest(x: Any) -> Any:
@@ -27,31 +29,42 @@ def largest(x: Any) -> Any:
     return fold_largest(best)
 
 
-def row_sum(x: Any) -> Any:
-    """``Σ x[j]``, in the row's own type."""
+def sum_exp_below(x: Any, peak: Any) -> Any:
+    """``Σ exp(x[j] - peak)``, for a peak that no element is above."""
     totals = new_lanes(x.dtype.type(0))
     whole = x.shape[0] // LANES * LANES
     for start in range(0, whole, LANES):
         block = x[start : start + LANES]
         for j in range(LANES):
-            totals[j] += block[j]
-    rest = x[whole:]
-    for j in range(rest.shape[0]):
-        totals[j] += rest[j]
+            totals[j] += exp_nonpositive(block[j] - peak)
+    if whole < x.shape[0]:  # a whole block again: of what is added, the exponential is 0
+        rest, block = x[whole:], new_lanes(x.dtype.type(-np.inf))
+        for j in range(rest.shape[0]):
+            block[j] = rest[j]
+        for j in range(LANES):
+            totals[j] += exp_nonpositive(block[j] - peak)
     return fold_sum(totals)
 
 
-def sum_exp_below(x: Any, peak: Any) -> Any:
-    """``Σ exp(x[j] - peak)``."""
+def exp_below(x: Any, peak: Any, out: Any) -> Any:
+    """Fill ``out[j] = exp(x[j] - peak)``, for a peak that no element is above, and return the sum."""
     totals = new_lanes(x.dtype.type(0))
     whole = x.shape[0] // LANES * LANES
     for start in range(0, whole, LANES):
-        block = x[start : start + LANES]
+        block, results = x[start : start + LANES], out[start : start + LANES]
         for j in range(LANES):
-            totals[j] += exp(block[j] - peak)
-    rest = x[whole:]
-    for j in range(rest.shape[0]):
-        totals[j] += exp(rest[j] - peak)
+            power = exp_nonpositive(block[j] - peak)
+            results[j] = power
+            totals[j] += power
+    if whole < x.shape[0]:
+        rest, results, block = x[whole:], out[whole:], new_lanes(x.dtype.type(-np.inf))
+        for j in range(rest.shape[0]):
+            block[j] = rest[j]
+        for j in range(LANES):
+            block[j] = exp_nonpositive(block[j] - peak)
+            totals[j] += block[j]
+        for j in range(rest.shape[0]):
+            results[j] = block[j]
     return fold_sum(totals)
 
 

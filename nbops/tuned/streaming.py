@@ -37,7 +37,10 @@ def _last_level_cache() -> int:
     return max(sizes, default=0) or 32 << 20
 
 
-CACHE_BYTES = _last_level_cache()
+#: A result of so many bytes is not expected in a cache when it is read next. A server tells of hundreds of
+#: MiB that all its programs share; what one of them keeps there is less. (On such a machine, with 480 MiB,
+#: storing 16 MiB past the caches was 1.5 times as fast, and reading them next 1.07.)
+CACHE_BYTES = min(_last_level_cache(), 16 << 20)
 
 
 @intrinsic

@@ -164,6 +164,21 @@ def add_matrix(typingctx: Any, tile: Any, pointer: Any, stride: Any) -> Any:
 
 
 @intrinsic
+def scale_tile(typingctx: Any, tile: Any, pointer: Any) -> Any:
+    """``alpha * t`` for each element t, where `pointer` is that of alpha."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        tile_, pointer_ = arguments
+        alpha = broadcast(builder, builder.load(pointer_, align=1), vector_type(tile.element))
+        for _, _, place in _places():
+            value = builder.fmul(alpha, builder.extract_value(tile_, place))
+            tile_ = builder.insert_value(tile_, value, place)
+        return tile_
+
+    return tile(tile, pointer), codegen
+
+
+@intrinsic
 def rectify(typingctx: Any, tile: Any) -> Any:
     """``0 if t < 0 else t`` for each element t: keeps NaN, because NaN < 0 is false."""
 

@@ -19,7 +19,11 @@ DIFFERENTIABLE = [case for case in CASES if case.gradients]
 #: What must know the number of axes while tracing: the axes to move, to sum over or to pick a product by.
 NEED_A_RANK = ("matmul(a, bᵀ)ᵀ", "dot", "softmax(axis=0)")
 #: Their second order is the loss's third, which has no rule.
-FIRST_ORDER_ONLY = ("crossentropy_from_logits_gradient", "crossentropy_from_probabilities_gradient")
+FIRST_ORDER_ONLY = (
+    "crossentropy_and_gradient",
+    "crossentropy_from_logits_gradient",
+    "crossentropy_from_probabilities_gradient",
+)
 
 
 def tensors(operands: list[Any]) -> list[Any]:

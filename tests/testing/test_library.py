@@ -11,7 +11,11 @@ from tests.cases import CASES, Case, describe
 pytestmark = pytest.mark.slow
 
 #: Their second order is the loss's third, which has no rule.
-FIRST_ORDER_ONLY = ("crossentropy_from_logits_gradient", "crossentropy_from_probabilities_gradient")
+FIRST_ORDER_ONLY = (
+    "crossentropy_and_gradient",
+    "crossentropy_from_logits_gradient",
+    "crossentropy_from_probabilities_gradient",
+)
 
 
 def without(case: Case) -> list[str]:

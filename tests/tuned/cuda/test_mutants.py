@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 import nbops
-from nbops.ops import losses
 from nbops.ops.reductions import sum_row, sum_rows
 from nbops.ops.softmax import softmax_last
 from nbops.targets.emulator.errors import EmulatorError
@@ -74,8 +73,8 @@ CASES: dict[str, Callable[[], None]] = {
     "a warp a row": softmax_of(spread(2, 32)),
     "blocks of short rows": softmax_of(draw(20, 10)),
     "a streamed row": softmax_of(spread(2, 8203)),
-    "loss": labelled(losses.crossentropy_from_logits, 10),
-    "loss's gradient": labelled(losses.crossentropy_from_logits_gradient, 12),
+    "loss": labelled(from_logits.crossentropy_from_logits, 10),
+    "loss's gradient": labelled(from_logits.crossentropy_from_logits_gradient, 12),
     "sum": lambda: close(sum_row(draw(5, 701)), draw(5, 701).sum(1, dtype=np.float64), 1e-6),
     "sum in parts": lambda: close(sum_row(draw(2, 33_000)), draw(2, 33_000).sum(1, dtype=np.float64), 1e-6),
     "sum of rows": lambda: close(sum_rows(draw(30, 36)), draw(30, 36).sum(0, dtype=np.float64), 1e-6),

@@ -10,6 +10,7 @@ import pytest
 
 import nbops
 from nbops.op import Op
+from nbops.ops import logits as from_logits
 from nbops.ops import losses
 from nbops.ops.softmax import log_softmax_last, softmax_last
 from tests.targets.cuda import needs_compiler
@@ -51,8 +52,8 @@ def with_upstream(draw: Callable[..., list[np.ndarray]]) -> Callable[..., list[n
 OPS: dict[str, tuple[Op, Callable[..., list[np.ndarray]]]] = {
     "softmax": (softmax_last, logits),
     "log_softmax": (log_softmax_last, logits),
-    "from_logits": (losses.crossentropy_from_logits, labelled_logits),
-    "from_logits_gradient": (losses.crossentropy_from_logits_gradient, with_upstream(labelled_logits)),
+    "from_logits": (from_logits.crossentropy_from_logits, labelled_logits),
+    "from_logits_gradient": (from_logits.crossentropy_from_logits_gradient, with_upstream(labelled_logits)),
     "from_probabilities": (losses.crossentropy_from_probabilities, labelled_probabilities),
     "from_probabilities_gradient": (
         losses.crossentropy_from_probabilities_gradient,
@@ -112,7 +113,7 @@ def test_a_row_beyond_the_registers_is_read_twice(rng: np.random.Generator) -> N
 
 def test_the_loss_reads_a_long_row_once(rng: np.random.Generator) -> None:
     operands = labelled_logits(rng, 8200, "float32")
-    _, counters = run(losses.crossentropy_from_logits, operands)
+    _, counters = run(from_logits.crossentropy_from_logits, operands)
     one_of_each_row = ROWS * (8 + 4)
     assert operands[1].nbytes < counters.global_loads.bytes <= operands[1].nbytes + one_of_each_row
 
