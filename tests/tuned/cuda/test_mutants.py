@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import nbops
+from nbops.ops import logits as from_logits
 from nbops.ops.reductions import sum_row, sum_rows
 from nbops.ops.softmax import softmax_last
 from nbops.targets.emulator.errors import EmulatorError
