@@ -135,7 +135,6 @@ def test_sequences_and_numbers_are_what_numpy_makes_of_them(value: Any) -> None:
         *(b"ab", {1, 2}, {1: 2}, iter([1]), Decimal(1), Fraction(1, 2), [Decimal(1)], [1, None], [2**64]),
         *(np.array(1.0, object), np.zeros(2, "V4"), np.array(["1"]), np.timedelta64(1), np.array([b"1"])),
     ],
-    ids=repr,
 )
 def test_what_holds_no_numbers_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match="negative: x "):

@@ -119,22 +119,14 @@ def argument_block(typingctx: Any) -> Any:
 def run_products(frame: Any, start: int, stop: int) -> None:
     """``"(m,k),(k,n)->(m,n)"``."""
     words = argument_block()
-    words[M], words[K], words[N] = frame[CORE], frame[CORE + 1], frame[CORE + 2]
-    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 3
-    words[A_ROW], words[A_STEP] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
-    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
-    words[C_ROW], words[C_COLUMN] = frame[3 * WIDTH + CORE], frame[3 * WIDTH + CORE + 1]
+    describe(words, frame, 3)
     submit(words, frame, start, stop)
 
 
 def run_dense(frame: Any, start: int, stop: int) -> None:
     """``"(m,k),(k,n),(n)->(m,n)"``."""
     words = argument_block()
-    words[M], words[K], words[N] = frame[CORE], frame[CORE + 1], frame[CORE + 2]
-    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 4
-    words[A_ROW], words[A_STEP] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
-    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
-    words[C_ROW], words[C_COLUMN] = frame[4 * WIDTH + CORE], frame[4 * WIDTH + CORE + 1]
+    describe(words, frame, 4)
     words[BIAS_OPERAND], words[BIAS_COLUMN] = 3, frame[3 * WIDTH + CORE]
     words[RECTIFY] = RELU
     submit(words, frame, start, stop)
@@ -143,14 +135,20 @@ def run_dense(frame: Any, start: int, stop: int) -> None:
 def run_gemm(frame: Any, start: int, stop: int) -> None:
     """``"(m,k),(k,n),(m,n),()->(m,n)"``; the output may be the addend."""
     words = argument_block()
-    words[M], words[K], words[N] = frame[CORE], frame[CORE + 1], frame[CORE + 2]
-    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 5
-    words[A_ROW], words[A_STEP] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
-    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
-    words[C_ROW], words[C_COLUMN] = frame[5 * WIDTH + CORE], frame[5 * WIDTH + CORE + 1]
+    describe(words, frame, 5)
     words[ADDEND_OPERAND], words[ALPHA_OPERAND] = 3, 4
     words[ADDEND_ROW], words[ADDEND_COLUMN] = frame[3 * WIDTH + CORE], frame[3 * WIDTH + CORE + 1]
     submit(words, frame, start, stop)
+
+
+@numba.njit(**FLAGS)
+def describe(words: Any, frame: Any, output: int) -> None:
+    """The product of the frame's first two operands, written to number `output`."""
+    words[M], words[K], words[N] = frame[CORE], frame[CORE + 1], frame[CORE + 2]
+    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, output
+    words[A_ROW], words[A_STEP] = frame[WIDTH + CORE], frame[WIDTH + CORE + 1]
+    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
+    words[C_ROW], words[C_COLUMN] = frame[output * WIDTH + CORE], frame[output * WIDTH + CORE + 1]
 
 
 def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
