@@ -33,6 +33,7 @@ from nbops.ops.elementwise import relu_gradient
 from nbops.ops.gemm import gemm
 from nbops.ops.logits import crossentropy_and_gradient
 from nbops.ops.products import matmul, vecdot
+from nbops.tuned.roots import sqrt
 
 __all__ = ["SGD", "Dense", "Optimizer", "RMSprop", "Sequential", "training_step"]
 
@@ -52,7 +53,7 @@ def rmsprop_mean_square(mean_square: Scalar, gradient: Scalar, rho: Scalar) -> S
 @elementwise(integers="float", nanoseconds=0.6)
 def rmsprop_update(w: Scalar, gradient: Scalar, mean_square: Scalar, rate: Scalar, epsilon: Scalar) -> Scalar:
     """``w - rate gradient / √(v + epsilon)``."""
-    return w - rate * gradient / np.sqrt(mean_square + epsilon)
+    return w - rate * gradient / sqrt(mean_square + epsilon)
 
 
 class Dense:

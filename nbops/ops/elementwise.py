@@ -15,6 +15,7 @@ from nbops.kernel import Scalar
 from nbops.op import elementwise
 from nbops.tuned.exponential import exp as exponential
 from nbops.tuned.exponential import tanh as hyperbolic_tangent
+from nbops.tuned.roots import sqrt as square_root
 
 __all__ = [
     "add",
@@ -292,7 +293,7 @@ def sqrt(x: Scalar) -> Scalar:
     >>> nbops.sqrt(np.array([4.0, 2.25]))
     array([2. , 1.5])
     """
-    return np.sqrt(x)
+    return square_root(x)
 
 
 @sqrt.gradient
