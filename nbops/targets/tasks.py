@@ -20,6 +20,7 @@ from numba.np.numpy_support import from_dtype
 from nbops import compiler
 from nbops.frame import CORE, GENERAL, ITEMS, ITEMSIZE, ROW_WIDTH, ROWS, WIDTH, item_offset
 from nbops.signature import Signature
+from nbops.targets.repeated import Repeated
 from nbops.tuned.streaming import CACHE_BYTES, LINE, STRETCH, copy_lines, fence, new_buffer
 
 __all__ = ["TASK", "call_task", "compile_task", "frame_pointer", "operands_intrinsic"]
@@ -182,12 +183,14 @@ def operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layou
     """An intrinsic ``operands(frame, item, first, count)`` that returns an item's arrays as a tuple."""
     elementwise = signature.is_elementwise
     order = "A" if layout == GENERAL else "C"
-    array_types = []
+    array_types: list[Any] = []
     for index, (names, dtype) in enumerate(zip(signature.operands, dtypes, strict=True)):
-        repeated = elementwise and layout != GENERAL and layout >> index & 1
+        if elementwise and layout != GENERAL and layout >> index & 1:
+            array_types.append(Repeated(from_dtype(dtype)))
+            continue
         rank = 1 if elementwise else len(names)
         readonly = index < len(signature.inputs)  # a loop that writes an input does not compile
-        array_types.append(types.Array(from_dtype(dtype), rank, "A" if repeated else order, readonly))
+        array_types.append(types.Array(from_dtype(dtype), rank, order, readonly))
     result = types.BaseTuple.from_types(tuple(array_types))
     table = signature.table
     word = ir.IntType(64)
@@ -215,14 +218,13 @@ def operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layou
                 row = 1 + index
                 itemsize = word(dtypes[index].itemsize)
                 address = builder.add(load(row * WIDTH), offset(row))
+                if isinstance(array_type, Repeated):
+                    data = builder.inttoptr(address, context.get_value_type(array_type.dtype).as_pointer())
+                    arrays.append(builder.load(data, align=1))
+                    continue
                 if elementwise:
                     shape = [count_]
-                    if array_type.layout == "C":
-                        strides = [itemsize]
-                    elif layout == GENERAL:
-                        strides = [load(row * WIDTH + CORE)]
-                    else:  # a constant that LLVM sees, so that the repeated value is loaded once
-                        strides = [word(0)]
+                    strides = [itemsize if array_type.layout == "C" else load(row * WIDTH + CORE)]
                     address = builder.add(address, builder.mul(first_, strides[0]))
                 else:
                     start = ROWS + ROW_WIDTH * index + 1
