@@ -105,7 +105,16 @@ def test_bare_numba_cuda(doctor: Any, tmp_path: Path) -> None:
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: numba-cuda\nVersion: 0.30.4\n")
     bare = """
-import importlib.abc, sys
+import importlib.abc, importlib.metadata, sys
+
+version = importlib.metadata.version
+
+def version_without_wheels(name):
+    if name.startswith("nvidia-"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+
+importlib.metadata.version = version_without_wheels
 
 class DynamicLibNotFoundError(RuntimeError):
     pass
@@ -122,7 +131,7 @@ sys.meta_path.insert(0, Bare())
     assert findings["target cuda-emulator"]["verdict"] == "absent"
     found = findings["cuda"]
     assert found["verdict"] == "broken"
-    assert "numba-cuda 0.30.4, " in found["found"]
+    assert "numba-cuda 0.30.4, no CUDA wheels" in found["found"]
     assert "Failure finding libnvvm" in found["found"]
     assert 'pip install "nbops[cuda' in found["repair"]
 
