@@ -54,11 +54,16 @@ def _add_compare(commands: Any) -> None:
         description="Runs the fixed list of workloads on nbops and every installed peer, in turn, and shows "
         "the best peer's time over nbops's. Exit code 1: a result was wrong or a library failed.",
     )
-    parser.add_argument("--only", metavar="PATTERN", help="workloads with this in their name or group")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        help="workloads with this in their name or group; may be given several times",
+    )
     parser.add_argument("--libraries", metavar="A,B", help="these libraries, separated by commas")
     parser.add_argument("--rounds", type=int, help="windows per library; 20 unless given, and at least 20")
     parser.add_argument("--window", type=float, default=30, metavar="MS", help="a window's length; 30")
-    parser.add_argument("--settle", type=float, default=30, metavar="MS", help="pause before a window; 30")
+    parser.add_argument("--settle", type=float, default=150, metavar="MS", help="pause before a window; 150")
     parser.add_argument("--small", action="store_true", help="tiny sizes, 3 rounds: to see that it works")
     parser.add_argument("--list", action="store_true", help="print the workloads and stop")
     parser.add_argument("--json", metavar="FILE", help="write everything to a file; - is stdout")
@@ -69,7 +74,7 @@ def _compare(options: argparse.Namespace) -> int:
     from nbops.compare import PEERS, compare, select, table, workloads
 
     try:
-        chosen = select(workloads(options.small), options.only)
+        chosen = select(workloads(options.small), *options.only or ())
     except ValueError as error:
         raise Mistake(str(error)) from None
     if options.list:

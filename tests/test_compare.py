@@ -232,6 +232,9 @@ def test_the_list_is_plain_data_with_unique_names(small: bool) -> None:
 def test_select() -> None:
     assert len(select(workloads(), "matmul")) == 24
     assert len(select(workloads(), "MATMUL*float64")) == 12
+    both = [w.name for w in select(workloads(), "vecdot", "MATMUL*float64", "vecdot")]
+    assert both == [w.name for w in workloads() if w.group in ("vecdot", "matmul float64")]
+    assert select(workloads()) == workloads()
     with pytest.raises(ValueError, match="no workload has that in its name; the groups are small pair"):
         select(workloads(), "convolution")
 

@@ -162,23 +162,26 @@ def workloads(small: bool = False) -> list[Workload]:
     ]
 
 
-def select(listed: Sequence[Workload], pattern: str | None) -> list[Workload]:
-    """The workloads whose name or group contains the pattern, or matches it as ``*`` and ``?`` do.
+def select(listed: Sequence[Workload], *patterns: str) -> list[Workload]:
+    """The workloads whose name or group contains one of the patterns, or matches it as ``*`` and ``?`` do.
+
+    All of them when there is no pattern.
 
     Raises
     ------
     ValueError
-        When there are none.
+        When a pattern has none.
     """
-    if pattern is None:
-        return list(listed)
-    wanted = f"*{pattern.lower()}*"
-    found = [
-        w
-        for w in listed
-        if fnmatch.fnmatchcase(w.name.lower(), wanted) or fnmatch.fnmatchcase(w.group.lower(), wanted)
-    ]
-    if not found:
-        groups = ", ".join(dict.fromkeys(w.group for w in listed))
-        raise ValueError(f"--only {pattern}: no workload has that in its name; the groups are {groups}")
-    return found
+    wanted: set[str] = set()
+    for pattern in patterns:
+        whole = f"*{pattern.lower()}*"
+        found = {
+            w.name
+            for w in listed
+            if fnmatch.fnmatchcase(w.name.lower(), whole) or fnmatch.fnmatchcase(w.group.lower(), whole)
+        }
+        if not found:
+            groups = ", ".join(dict.fromkeys(w.group for w in listed))
+            raise ValueError(f"--only {pattern}: no workload has that in its name; the groups are {groups}")
+        wanted |= found
+    return [w for w in listed if not patterns or w.name in wanted]
