@@ -33,7 +33,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["compare", "--rounds", "many"], "nbops compare: argument --rounds: invalid int value: 'many'"),
         (["compare", "--rounds", "5"], "nbops compare: --rounds 5: expected at least 20"),
         (["compare", "--small", "--rounds", "0"], "nbops compare: --rounds 0: expected at least 1"),
-        (["compare", "--window", "0"], "nbops compare: --window 0 --settle 30: expected times"),
+        (["compare", "--window", "0"], "nbops compare: --window 0 --settle 150: expected times"),
         (["compare", "--only", "fft"], "nbops compare: --only fft: no workload has that in its name"),
         (["compare", "--libraries", "numpy,cupy"], "nbops compare: --libraries: 'cupy' is unknown"),
         (["compare", "--json", "/no/such/folder/f"], "nbops compare: --json /no/such/folder/f: No such file"),
