@@ -50,6 +50,14 @@ def on_tensors(case: Case, operands: list[Any]) -> Any:
     return as_list(case.function(*(tf.constant(x.astype(x.dtype.newbyteorder("="))) for x in plain)))
 
 
+def has_no_class(case: Case, operands: list[Any]) -> bool:
+    """Whether there are labels, but no classes: on tensors, no label is right then."""
+    labels = case.op.labels if case.op is not None else None
+    if labels is not None:
+        return bool(operands[labels.rows].shape[-1] == 0)
+    return case.name.startswith("sparse_categorical") and 0 in operands[1].shape
+
+
 @pytest.mark.fuzz
 @seed(SEED)
 @settings(settings.get_profile(PROFILE))
@@ -65,7 +73,12 @@ def test_any_call(data: Any) -> None:
     operands = call.operands()
     expected = subject.expected(operands)
     if target == "tensorflow":
-        results = on_tensors(case, operands)
+        try:
+            results = on_tensors(case, operands)
+        except Exception as error:
+            if type(error).__name__ == "InvalidArgumentError" and has_no_class(case, operands):
+                return
+            raise
     else:
         with nbops.use(target):
             for _ in range(2 if target == "auto" else 1):  # the second takes the short way
