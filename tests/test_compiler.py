@@ -120,6 +120,18 @@ def test_the_digest_sees_helpers_in_modules() -> None:
     assert len(digests) == 2
 
 
+def test_the_digest_leaves_out_what_a_loop_does_not_read_from_a_module() -> None:
+    """A constant of the loop may be called like something of the module that differs between processes."""
+    digests = set()
+    for address in (1, 2):
+        helpers = types.ModuleType("helpers")
+        helpers.step = helper  # type: ignore[attr-defined]
+        helpers.STATE = np.array([address])  # type: ignore[attr-defined]
+        source = "def f(x):\n    return helpers.step(x[STATE])\n"
+        digests.add(compiler.digest(compiled_from(source, "f", helpers=helpers, STATE=0)))
+    assert len(digests) == 1
+
+
 def test_the_digest_sees_closures_and_defaults() -> None:
     def make(number: int) -> Any:
         return lambda x: x + number

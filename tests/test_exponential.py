@@ -13,7 +13,7 @@ from numba import njit
 import nbops
 from nbops import compiler
 from nbops.ops.softmax import exp_below
-from nbops.tuned.exponential import exp
+from nbops.tuned.exponential import exp, exp_nonpositive
 
 NAN, INF = np.nan, np.inf
 
@@ -115,3 +115,36 @@ def test_a_helper_is_plain_when_interpreted() -> None:
     x, out = np.array([1.0, 2.0]), np.empty(2)
     assert exp(np.float32(1)) == np.exp(np.float32(1))
     assert exp_below(x, 2.0, out) == np.exp(-1.0) + 1
+
+
+@njit
+def shares(x: Any, out: Any) -> None:
+    for j in range(x.shape[0]):
+        out[j] = exp_nonpositive(x[j])
+
+
+def shares_of(x: np.ndarray) -> np.ndarray:
+    out = np.full_like(x, NAN)
+    shares(x, out)
+    return out
+
+
+@pytest.mark.parametrize(("dtype", "nothing"), [(np.float32, -80.0), (np.float64, -690.0)])
+def test_what_is_next_to_nothing_counts_as_nothing(dtype: Any, nothing: float) -> None:
+    below = np.nextafter(dtype(nothing), dtype(-INF))
+    x = np.array([0.0, -0.0, nothing, below, -1e30, -INF, NAN], dtype)
+    result = shares_of(x)
+    np.testing.assert_array_equal(result[[0, 1, 3, 4, 5, 6]], np.array([1, 1, 0, 0, 0, NAN], dtype))
+    np.testing.assert_allclose(result[2], np.exp(dtype(nothing)), rtol=float(np.finfo(dtype).eps))
+
+
+def test_shares_are_within_one_ulp_in_float32() -> None:
+    bits = np.arange(0, np.float32(80).view(np.uint32), 509, dtype=np.uint32) | np.uint32(1 << 31)
+    x = bits.view(np.float32)
+    assert errors_in_ulp(shares_of(x), np.exp(x.astype(np.float64))).max() < 1
+
+
+@needs_wider
+def test_shares_are_within_one_ulp_in_float64(rng: np.random.Generator) -> None:
+    x = np.concatenate([rng.uniform(low, 0, 100_000) for low in (-690, -20, -1, -1e-3)])
+    assert errors_in_ulp(shares_of(x), np.exp(x.astype(np.longdouble))).max() <= 1

@@ -4,12 +4,10 @@ From probabilities p, clipped to [ε, 1 - ε] with Keras's ε = 1e-7::
 
     loss = log Σ p[i] - log p[label]
 
-From logits x, with m the row's maximum, in one pass without a probability ever rounded to 0::
+From logits it is that of `nbops.ops.logits`.
 
-    loss = log Σ exp(x[i] - m) - (x[label] - m)
-
-A label outside 0 … n-1 raises ValueError for arrays; inside TensorFlow it gives NaN, as TensorFlow's own op
-does on a GPU.
+A label outside 0 … n-1 raises: ValueError for arrays, InvalidArgumentError in a TensorFlow kernel on a CPU.
+On a GPU it gives NaN. TensorFlow's own op does the same.
 """
 
 from __future__ import annotations

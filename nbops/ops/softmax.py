@@ -2,6 +2,9 @@
 
 Both subtract the row's maximum first, so that no exponential overflows. The running maximum starts from the
 row's first element, never from 0. A NaN, or an infinity that meets another, makes its whole row NaN.
+
+A compiled softmax gives 0 for less than e^-80 of a row's largest share (e^-690 in float64), rather than
+subnormal numbers, with which everything after it would be slow.
 """
 
 from __future__ import annotations
