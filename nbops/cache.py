@@ -5,8 +5,8 @@ gaps, which `KernelCache` closes:
 
 - *Stale code.* Numba sees the function's own file, not its callees' nor its compile options. Here the name of
   a cached file is a digest of everything that the machine code depends on: all code that the function
-  reaches, the options, the versions of Numba and LLVM, the CPU and its features, and those of Numba's
-  settings that change code. A file is never read under another key than it was written under.
+  reaches, the options, the versions of Numba, LLVM, NumPy and Python, the CPU and its features, and those of
+  Numba's settings that change code. A file is never read under another key than it was written under.
 - *Many processes.* With one file per entry, replaced in one step, there is no index for two writers to spoil.
 - *Time.* Numba prepares its compiler before it looks into the cache, which costs more than everything else
   that a first call does. Here that waits until something has to be compiled.
@@ -33,6 +33,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 import numba
+import numpy as np
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl
 from numba.core.serialize import dumps
@@ -89,6 +90,7 @@ class KernelCache:
             sorted(self._options.items()),
             numba.__version__,
             llvmlite.__version__,
+            np.__version__,
             platform.python_version(),
             [(name, str(getattr(config, name, None))) for name in SETTINGS],
         )

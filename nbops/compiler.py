@@ -20,7 +20,10 @@ import contextlib
 import dis
 import functools
 import hashlib
+import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
@@ -126,6 +129,11 @@ def symbol_address(name: str) -> Any:
     return address
 
 
+#: The attribute with a copy's digest, taken when the copy is made; it is compiled at once. So a helper that
+#: many copies share is read once: without this, reading code took half of a process's first call.
+DIGEST = "_nbops_digest"
+
+
 def specialise(function: Callable[..., Any], name: str, **names: Any) -> FunctionType:
     """A copy of `function` in which the globals `names` have other values.
 
@@ -149,7 +157,8 @@ def specialise(function: Callable[..., Any], name: str, **names: Any) -> Functio
     )
     copy.__module__ = source.__module__
     copy.__doc__ = source.__doc__
-    copy.__qualname__ = f"{source.__name__}_{name}_{digest(copy)}"
+    copy.__dict__[DIGEST] = digest(copy)
+    copy.__qualname__ = f"{source.__name__}_{name}_{copy.__dict__[DIGEST]}"
     return copy
 
 
@@ -171,6 +180,9 @@ def with_helpers(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def digest(function: FunctionType) -> str:
     """Twelve hexadecimal digits that change whenever code that `function` reaches changes."""
+    known: str | None = function.__dict__.get(DIGEST)
+    if known is not None:
+        return known
     hasher = hashlib.sha256()
     _hash_function(function, hasher, set())
     return hasher.hexdigest()[:12]
@@ -180,6 +192,9 @@ def _hash_function(function: FunctionType, hasher: Any, seen: set[int]) -> None:
     if id(function) in seen:
         return
     seen.add(id(function))
+    if DIGEST in function.__dict__:
+        hasher.update(function.__dict__[DIGEST].encode())
+        return
     _hash_code(function.__code__, hasher)
     names = sorted(_global_names(function.__code__))
     for name in names:
@@ -196,7 +211,17 @@ def _hash_function(function: FunctionType, hasher: Any, seen: set[int]) -> None:
 
 
 def _from_modules(code: CodeType, names: dict[str, Any]) -> Iterator[Any]:
-    """What code reads from modules, as in ``helpers.step``, unless the module is Numba's or NumPy's."""
+    """What code reads from modules, as in ``helpers.step``, but for those of `_is_foreign`."""
+    values = [names.get(name) for name in code.co_names]
+    if any(isinstance(value, ModuleType) and not _is_foreign(value.__name__) for value in values):
+        yield from _attributes_of_modules(code, names)  # slow: most of a first call, if all code took it
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _from_modules(constant, names)
+
+
+def _attributes_of_modules(code: CodeType, names: dict[str, Any]) -> Iterator[Any]:
+    """The values behind each ``module.name``, and each ``module.module.name``, in a function's own code."""
     value: Any = None
     for instruction in dis.get_instructions(code):
         if instruction.opname == "LOAD_GLOBAL":
@@ -207,9 +232,6 @@ def _from_modules(code: CodeType, names: dict[str, Any]) -> Iterator[Any]:
                 yield value
         else:
             value = None
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _from_modules(constant, names)
 
 
 def _global_names(code: CodeType) -> set[str]:
@@ -260,8 +282,22 @@ def _hash_value(value: Any, hasher: Any, seen: set[int]) -> None:
 
 
 def _is_foreign(module: str) -> bool:
-    """Whether code is of a library whose version Numba's own cache key has."""
-    return module.split(".")[0] in ("numba", "numpy", "llvmlite")
+    """Whether code is of a library whose version is in the cache's key: NumPy, Numba, or Python itself.
+
+    Python's own would lead far, as from ``platform.machine`` to the host's name; and a digest must be the
+    same on the machine that builds an image and on the one that runs it.
+    """
+    library = module.split(".")[0]
+    return library in ("numba", "numpy", "llvmlite") or _is_pythons(library)
+
+
+@functools.cache
+def _is_pythons(library: str) -> bool:
+    """Whether a top-level module is of Python's library; a user's file may have the name of one."""
+    if library not in sys.stdlib_module_names:
+        return False
+    file = getattr(sys.modules.get(library), "__file__", None)  # a builtin module has none
+    return file is None or Path(file).is_relative_to(Path(os.__file__).parent)
 
 
 def _stable(value: Any) -> bool:

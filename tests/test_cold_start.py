@@ -66,11 +66,12 @@ def test_another_kernel_has_another_file(other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("numba", "numba.__version__"), ("llvmlite", "llvmlite.__version__")]
+    "name",
+    ["numba.__version__", "llvmlite.__version__", "numpy.__version__", "platform.python_version"],
 )
-def test_another_version_has_another_file(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_has_another_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path()
-    monkeypatch.setattr(name, "0.0")
+    monkeypatch.setattr(name, "0.0" if name.endswith("__version__") else lambda: "0.0")
     assert path() != before
 
 
@@ -87,6 +88,17 @@ def test_a_second_process_loads_what_the_first_compiled(run_python: Any, tmp_pat
     assert run_python(RELU, NUMBA_CACHE_DIR=folder).stdout.split() == ["1"]
     assert run_python(RELU, NUMBA_CACHE_DIR=folder, NUMBA_OPT="1").stdout.split() == ["0"]
     assert run_python(RELU, NUMBA_CACHE_DIR=folder, NUMBA_CPU_NAME="x86-64").stdout.split() == ["0"]
+
+
+def test_what_an_image_has_compiled_is_found_on_every_host(run_python: Any, tmp_path: Path) -> None:
+    """Containers have host names of their own, and another kernel of Linux; the processor counts."""
+    kept = []
+    for name in ("builder", "server"):
+        host = f"os.uname = lambda: os.uname_result(('Linux', {name!r}, {name!r}, '1', 'x86_64'))"
+        run_python(f"import os\n{host}\n{RELU}", NUMBA_CACHE_DIR=str(tmp_path))
+        kept.append({file.name for file in tmp_path.rglob("*.nbc")})
+    assert len(kept[0]) > 1
+    assert kept[1] == kept[0]
 
 
 def test_damaged_files_are_compiled_again(run_python: Any, tmp_path: Path) -> None:

@@ -25,7 +25,14 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/tutorial.md", "docs/dispatch.md", "docs/ratios.md", "docs/contributing.md")
+PAGES = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/dispatch.md",
+    "docs/ratios.md",
+    "docs/performance.md",
+    "docs/contributing.md",
+)
 
 #: The same with less to do; DATA stands for a folder with 300 digits.
 SMALLER = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import types
 from pathlib import Path
@@ -130,6 +131,36 @@ def test_the_digest_leaves_out_what_a_loop_does_not_read_from_a_module() -> None
         source = "def f(x):\n    return helpers.step(x[STATE])\n"
         digests.add(compiler.digest(compiled_from(source, "f", helpers=helpers, STATE=0)))
     assert len(digests) == 1
+
+
+def test_a_users_module_may_have_the_name_of_one_of_pythons(run_python: Any, tmp_path: Path) -> None:
+    """Python's own modules are not read; a file of the user's is, whatever its name."""
+    (tmp_path / "statistics.py").write_text("def step(x):\n    return x + NUMBER\n")
+    source = f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import statistics
+        from nbops import compiler
+        def f(x): return statistics.step(x)
+        digests = set()
+        for statistics.NUMBER in (1, 2):
+            digests.add(compiler.digest(f))
+        assert len(digests) == 2
+    """
+    run_python(source)
+
+
+def test_a_copy_keeps_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper that many loops share is read once."""
+    copy = compiler.specialise(caller, "same")
+    expected = compiler.digest(copy)
+
+    def fail(*arguments: Any) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(compiler, "_hash_code", fail)
+    assert compiler.digest(copy) == expected
+    compiler._hash_value(copy, hashlib.sha256(), set())
 
 
 def test_the_digest_sees_closures_and_defaults() -> None:

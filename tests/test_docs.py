@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import nbops
-from nbops import documentation
+from nbops import dispatch, documentation
 from nbops.signature import Signature
 
 ROOT = Path(__file__).parents[1]
@@ -58,20 +58,34 @@ def test_links_are_found() -> None:
 # ---- examples ---------------------------------------------------------------------------------------
 
 
-def test_the_python_on_the_page_about_dispatch_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["cold-start.md", "dispatch.md"])
+def test_the_python_on_a_page_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The README's is run by test_readme.py, the tutorial's by test_notebook.py."""
     monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))  # for calibrate()
-    page = (ROOT / "docs" / "dispatch.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 5
+    assert blocks
     names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, "dispatch.md", "exec"), names)
-    printed = capsys.readouterr().out
-    assert "matmul: 128x784 784x512 128x512 in float32" in printed
-    assert "target 'parallel' was asked for, but one thread is all there is (strict)" in printed
+        exec(compile(block, name, "exec"), names)
+    if name == "dispatch.md":
+        printed = capsys.readouterr().out
+        assert "matmul: 128x784 784x512 128x512 in float32" in printed
+        assert "target 'parallel' was asked for, but one thread is all there is (strict)" in printed
+
+
+def test_the_page_about_dispatch_lists_every_rule_and_target() -> None:
+    """In the rules' order."""
+    page = (ROOT / "docs" / "dispatch.md").read_text(encoding="utf-8")
+    module = inspect.getdoc(dispatch) or ""
+    rules = re.findall(r"^(\w[\w ]+?)  +\S", module.split("\n\n")[1], re.MULTILINE)
+    decided_before = {"a TensorFlow value", "a device array"}
+    assert re.findall(r"^\| (\w[\w ]+) \| ", page.split("## The rules")[1], re.MULTILINE)[1:] == [
+        rule for rule in rules if rule not in decided_before
+    ]
+    assert all(f"`{target}`" in page for target in dispatch.TARGETS)
 
 
 # ---- the reference ----------------------------------------------------------------------------------
