@@ -130,6 +130,10 @@ kernel_constraint, bias_constraint : optional
         bias = None if self.bias is None else tf.convert_to_tensor(self.bias)
         # One product of all rows: a batch of products would make one kernel gradient for each.
         inputs = tf.convert_to_tensor(inputs)
+        if inputs.dtype != kernel.dtype:  # integers, or floats of a layer that does not cast them
+            dtype = self._common_dtype(inputs, kernel)
+            inputs, kernel = tf.cast(inputs, dtype), tf.cast(kernel, dtype)
+            bias = None if bias is None else tf.cast(bias, dtype)
         rows = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, (-1, inputs.shape[-1]))
         fused = _FUSED.get(self.activation)
         outputs = nbops.dense(rows, kernel, bias, fused)
@@ -137,6 +141,10 @@ kernel_constraint, bias_constraint : optional
             outputs = tf.reshape(outputs, tf.concat([tf.shape(inputs)[:-1], [self.units]], 0))
             outputs.set_shape((*inputs.shape[:-1], self.units))
         return outputs if fused is not None else self.activation(outputs)
+
+    def _common_dtype(self, inputs: Any, kernel: Any) -> Any:
+        """What Keras 3 promotes both to; Keras 2 casts the inputs."""
+        return kernel.dtype if _LEGACY else keras.backend.result_type(inputs.dtype, kernel.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """(..., units) for (..., k)."""

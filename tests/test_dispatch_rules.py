@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import numba
@@ -10,7 +11,7 @@ import pytest
 import nbops
 from nbops import calibration, dispatch
 from nbops.dispatch import Decision, Work, choose, decide, last_decision, predicted_microseconds, use
-from nbops.targets import cpu
+from nbops.targets import cpu, cuda
 
 SMALL = Work(items=10, steps=10, bytes=80, step_nanoseconds=1.0)
 LARGE = Work(items=10_000, steps=20_000, bytes=80_000, step_nanoseconds=1.0)
@@ -135,6 +136,104 @@ def test_a_block_ends_with_an_exception_too() -> None:
     assert dispatch.settings().target == "auto"
 
 
+def test_open_blocks_are_counted() -> None:
+    """While there is one, no call takes the short way, which knows of none."""
+    before = int(cpu.STATE[cpu.IN_USE])
+    with use("serial"):
+        assert cpu.STATE[cpu.IN_USE] == before + 1
+        with use(threads=2):
+            assert cpu.STATE[cpu.IN_USE] == before + 2
+        assert cpu.STATE[cpu.IN_USE] == before + 1
+    assert cpu.STATE[cpu.IN_USE] == before
+
+
+def test_settings_hold_elsewhere() -> None:
+    """As Dask's tasks take them from where their graph was made."""
+    with use("serial", threads=2):
+        asked = dispatch.chosen_here()
+    before = int(cpu.STATE[cpu.IN_USE])
+    with dispatch.in_force(None):
+        assert (dispatch.settings().target, cpu.STATE[cpu.IN_USE]) == ("auto", before)
+    with dispatch.in_force(asked):
+        assert (dispatch.settings(), cpu.STATE[cpu.IN_USE]) == (asked, before + 1)
+        assert dispatch.available_threads() == 2
+    assert (dispatch.settings().target, cpu.STATE[cpu.IN_USE]) == ("auto", before)
+    with pytest.raises(KeyError), dispatch.in_force(asked):
+        raise KeyError
+    assert (dispatch.settings().target, cpu.STATE[cpu.IN_USE]) == ("auto", before)
+
+
+# ---- a GPU, as the rules see it --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A GPU that takes as many microseconds as the list says."""
+    there = [1.0]
+    monkeypatch.setattr(cuda, "available", lambda: True)
+    monkeypatch.setattr(cuda, "predicted_microseconds", lambda work: there[0])
+    monkeypatch.setattr(dispatch, "_warned", set())
+    return there
+
+
+def test_what_is_worth_the_copy_goes_to_the_gpu(gpu: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(LARGE) == Decision(
+        "cuda", 1, "worth the copy", "about 1 µs on the GPU with 80,000 bytes to copy, 12.5 µs on the CPU"
+    )
+    assert choose(LARGE, "cpu").rule == "large"
+    gpu[0] = 12.5
+    assert choose(LARGE).rule == "large"  # the CPU, where both take as long
+    gpu[0] = 15.0
+    assert choose(LARGE._replace(items=1)).rule == "large"  # one item, in shares
+    assert choose(ONE_ITEM).rule == "worth the copy"  # one core takes 20 µs
+    assert choose(ONE_ITEM._replace(items=2)).rule == "large"
+    gpu[0] = 1.0
+    monkeypatch.setattr(cuda, "available", lambda: False)
+    assert choose(LARGE).rule == "large"
+
+
+def test_where_the_gpu_has_no_room_the_cpu_runs_the_call(gpu: list[float]) -> None:
+    failed, error = choose(LARGE), MemoryError("no room")
+    with pytest.warns(RuntimeWarning, match=r"no room for 80,000 bytes.*strict=True.* raises") as caught:
+        decision = dispatch.decide_again(LARGE, failed, error)
+    assert caught[0].filename == __file__
+    assert (decision.target, decision.workers, decision.rule) == ("parallel", 4, "out of memory")
+    assert decision.reason.startswith("the GPU has no room for 80,000 bytes; the CPU runs the call (about 20")
+    assert last_decision() is decision
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        assert dispatch.decide_again(SMALL, failed, error).target == "serial"
+    with (
+        use(strict=True),
+        pytest.raises(MemoryError, match=r"'cuda' has no room for 80 bytes \(strict\)") as told,
+    ):
+        dispatch.decide_again(SMALL, failed, error)
+    assert told.value.__cause__ is error
+
+
+def test_device_arrays_stay_where_they_are() -> None:
+    dispatch.decide_device_array("relu", "Tensor")
+    assert last_decision() == Decision("cuda", 1, "a device array", "a Tensor stays on its GPU")
+    for target in ("cpu", "serial"):
+        with use(target), pytest.raises(RuntimeError, match=f"relu: target '{target}' was asked for, but"):
+            dispatch.decide_device_array("relu", "Tensor")
+
+
+def test_settings_of_a_gpu() -> None:
+    with (
+        pytest.raises(ValueError, match="compute_capability goes with 'cuda-emulator'"),
+        use("serial", compute_capability=(8, 0)),
+    ):
+        pass
+    assert dispatch.settings().tf32 is False
+    with use(tf32=True) as device:
+        assert device is None
+        with use("serial"):
+            assert dispatch.settings().tf32 is True
+        with use(tf32=False):
+            assert dispatch.settings().tf32 is False
+
+
 def test_the_environment_chooses_outside_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBOPS_TARGET", "python")
     dispatch._settings_from_environment.cache_clear()
@@ -204,6 +303,12 @@ def test_the_first_question_starts_the_threads(monkeypatch: pytest.MonkeyPatch) 
         ask()
         assert started == [1]
         assert cpu.STATE[cpu.BREAK_EVEN] == 777
+
+
+def test_a_decision_can_not_be_changed() -> None:
+    """The short way's calls share one."""
+    with pytest.raises(AttributeError, match="cannot assign to field 'target'"):
+        choose(SMALL).target = "cuda"  # type: ignore[misc]
 
 
 def test_the_last_rule_always_answers(monkeypatch: pytest.MonkeyPatch) -> None:

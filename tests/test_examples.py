@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import signal
 import struct
 import subprocess
@@ -137,6 +138,63 @@ def test_online_it_uses_keras_s_download(monkeypatch, digits):
     assert loaded.train_images.shape == (300, 784)
 
 
+DOWNLOAD = """
+    import http.server, os, sys, threading
+    from pathlib import Path
+    import keras.src.datasets.mnist as keras_mnist
+    sys.path.insert(0, sys.argv[1])
+    import mnist_data
+
+    promised, sent = map(int, sys.argv[2:])
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(promised))
+            self.end_headers()
+            self.wfile.write(bytes(sent))
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    there, get_file = f"http://127.0.0.1:{server.server_address[1]}/mnist.npz", keras_mnist.get_file
+    keras_mnist.get_file = lambda fname, origin, file_hash: get_file(fname, there, file_hash=file_hash)
+    for _ in range(2):  # what the first leaves behind must not be taken for digits by the second
+        digits = mnist_data.load(None)
+        print(f"\\n{len(digits.train_labels)} from {digits.source}")
+    print("left:", sorted(path.name for path in Path(os.environ["KERAS_HOME"], "datasets").iterdir()))
+"""
+
+
+@pytest.mark.parametrize(("promised", "sent"), [(5000, 2000), (5000, 5000)])
+def test_a_download_that_breaks_off_or_brings_other_bytes(promised, sent, run_python, tmp_path):
+    """The subset is used, the reason is told, and half a file is not left behind."""
+    output = run_python(
+        DOWNLOAD,
+        str(EXAMPLES),
+        str(promised),
+        str(sent),
+        KERAS_HOME=str(tmp_path / "home"),
+        no_proxy="127.0.0.1",
+    )
+    lines = output.stdout.splitlines()
+    reason = "retrieval incomplete" if sent < promised else "Incomplete or corrupted file"
+    wanted = rf"4000 from the mnist_subset.npz that ships .* could not download MNIST \(.*{reason}"
+    assert sum(re.match(wanted, line) is not None for line in lines) == 2, lines
+    assert sent == promised or lines[-1] == "left: []"  # Keras keeps the other, and looks at its hash again
+
+
+def test_ctrl_c_during_the_download(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", interrupted)
+    assert train("--epochs", 1) == 130
+    assert capsys.readouterr().err == "train_mnist.py: stopped\n"
+
+
 # ---- reading ----------------------------------------------------------------------------------------
 
 
@@ -203,8 +261,6 @@ def test_no_images_at_all(folder, capsys):
 
 def assert_one_line(errors: str, path: object, problem: str) -> None:
     """That the error is one line, naming file and problem."""
-    import re
-
     assert errors.count("\n") == 1, errors
     assert errors.startswith("train_mnist.py: ")
     assert str(path) in errors

@@ -39,6 +39,67 @@ def test_float32_sums_are_exact_to_the_last_rounding() -> None:
     assert nbops.vecdot(x, np.ones_like(x)) == np.float32(2.0**24 + 999)
 
 
+def test_axes_side_by_side_are_summed_as_one() -> None:
+    """Rounded once: the sum of the first row alone would lose its 1, and then the other's."""
+    x = np.zeros((2, 2, 2, 3), np.float32)
+    x[:, :, 0], x[:, :, 1] = (2.0**24, 1, 0), (1, 0, 0)
+    for axis in ((2, 3), (1, 2, 3), (0, 1, 2, 3), None):
+        wanted = x.sum(axis, dtype=np.float64)
+        assert (wanted.astype(np.float32) == wanted).all()
+        np.testing.assert_array_equal(nbops.sum(x, axis), wanted)
+
+
+def test_half_precision_is_averaged_in_single() -> None:
+    """The sum, 120,000, is more than a float16 holds."""
+    x = np.full((3, 1200), 100, np.float16)
+    mean = nbops.mean(x, axis=1)
+    assert mean.dtype == np.float16
+    assert mean.tolist() == [100, 100, 100]
+    assert nbops.mean(np.full(4, 2**62)) == 2.0**62
+
+
+def test_gradients_next_to_nothing_are_zero() -> None:
+    """Below 2³⁰ times the smallest normal number, on either side of 0; the bound itself stays."""
+    gradient = registry["crossentropy_from_logits_gradient"]
+    for dtype in (np.float32, np.float64):
+        bound = np.finfo(dtype).tiny * dtype(2) ** 30
+        for sign in (1, -1):
+            for dout, wanted in ((bound, bound), (np.nextafter(bound, dtype(0)), 0)):
+                result = gradient(np.array(0), np.zeros(2, dtype), dtype(2 * sign) * dout)
+                assert result[1] == sign * wanted
+
+
+#: Outside of where cross-entropy clips, on the bounds, and between them.
+CLIPPED = np.array([0.0, 1e-7, np.nextafter(1e-7, 0), 0.3, 1 - 1e-7, np.nextafter(1 - 1e-7, 1), 1.5, -0.2])
+
+
+def clipped_crossentropy(label: Any, p: Any, dout: Any, upstream: Any) -> tuple[Any, Any, Any]:
+    """Its loss, gradient and the gradient's gradient, by their formulas."""
+    rows, inside = np.arange(len(p)), (p >= 1e-7) & (p <= 1 - 1e-7)
+    q, one_hot = np.clip(p, 1e-7, 1 - 1e-7), np.eye(p.shape[1])[label]
+    total = q.sum(1, keepdims=True)
+    loss = np.log(total[:, 0]) - np.log(q[rows, label])
+    gradient = inside * dout[:, None] * (1 / total - one_hot / q)
+    among = (inside * upstream).sum(1, keepdims=True)
+    return loss, gradient, inside * dout[:, None] * (one_hot * upstream / q**2 - among / total**2)
+
+
+def test_clipped_probabilities(rng: np.random.Generator) -> None:
+    """Whole rows, and rows in pieces as Dask has them."""
+    da = pytest.importorskip("dask.array", reason="Dask is not installed")
+    p = np.stack([np.roll(CLIPPED, n) for n in range(8)])
+    label, dout, upstream = rng.integers(0, 8, 8), rng.normal(size=8), rng.normal(size=(8, 8))
+    label[:2] = 3, 1  # the label's own share is clipped in one row and not in the other
+    operands = [label, p, dout, upstream]
+    for take, name, wanted in zip(
+        (2, 3, 4), ("", "_gradient", "_curvature"), clipped_crossentropy(*operands), strict=True
+    ):
+        function = registry[f"crossentropy_from_probabilities{name}"]
+        np.testing.assert_allclose(function(*operands[:take]), wanted, rtol=1e-12, atol=1e-12)
+        pieces = [da.from_array(x, chunks=3) for x in operands[:take]]
+        np.testing.assert_allclose(function(*pieces).compute(), wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_rows_without_elements() -> None:
     nothing = np.ones((2, 0))
     assert nbops.softmax(nothing).shape == nbops.log_softmax(nothing).shape == (2, 0)
@@ -101,10 +162,28 @@ def test_labels_with_an_axis_of_their_own_or_fractions() -> None:
         lazy.compute()
 
 
-def test_formulas_of_four_operands() -> None:
+def test_formulas_of_four_and_five_operands() -> None:
     @nbops.elementwise(name="interpreted_test_sum_of_four")
     def sum_of_four(x, y, z, u):
         return x + y + z + u
 
+    @nbops.elementwise(name="interpreted_test_sum_of_five")
+    def sum_of_five(x, y, z, u, v):
+        return x + y + z + u - v
+
     operands = np.ones(3), np.arange(3.0), 2.0, np.array([[10.0], [20.0]])
     np.testing.assert_array_equal(sum_of_four(*operands), sum(operands))
+    np.testing.assert_array_equal(sum_of_five(*operands, 7.0), sum(operands) - 7)
+
+
+def test_new_axes_of_lengths_that_dask_does_not_know() -> None:
+    da = pytest.importorskip("dask.array", reason="Dask is not installed")
+    x = np.arange(6.0).reshape(2, 3)
+    for array in (da.from_array(x, chunks=1), da.from_array(x, chunks=(1, 3))[da.ones(2, chunks=1) > 0]):
+        for axis in range(-3, 3):
+            result = nbops.expand_dims(array, axis)
+            assert result.ndim == 3
+            np.testing.assert_array_equal(result.compute(), np.expand_dims(x, axis))
+        for axis in (-4, 3):
+            with pytest.raises(ValueError, match=r"[Aa]xis"):
+                nbops.expand_dims(array, axis)

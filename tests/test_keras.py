@@ -143,6 +143,74 @@ def test_dtype_policies(policy, rng):
     )
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "float64"}, {"dtype": "float16"}, {"autocast": False}], ids=str
+)
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"])
+def test_inputs_of_any_dtype(dtype, options, rng):
+    """Keras casts floats to what the layer computes in, unless told not to; its product promotes the rest."""
+    ours, theirs = pair((4, 5), 3, "relu", bias_initializer="random_normal", **options)
+    x = rng.integers(0, 2 if dtype == "bool" else 9, (4, 5)).astype(dtype)
+    a, b = ours(x), theirs(x)
+    assert a.dtype == b.dtype
+    np.testing.assert_allclose(a, b, rtol=2e-3 if a.dtype == "float16" else 1e-5)
+    half = (theirs(x[:2]), tf.function(ours)(x[:2]))
+    np.testing.assert_allclose(*half, rtol=2e-3 if a.dtype == "float16" else 1e-5)
+
+
+def test_weights_are_exchanged_with_keras_s_own_layer(tmp_path, rng):
+    models = [
+        keras.Sequential([keras.Input((5,)), layer(3, "tanh")])
+        for layer in (nbops.keras.Dense, keras.layers.Dense)
+    ]
+    x = rng.random((4, 5)).astype(np.float32)
+    for source, target in (models, models[::-1]):
+        source.layers[0].kernel.assign(rng.normal(size=(5, 3)))
+        source.save_weights(tmp_path / "model.weights.h5")
+        target.load_weights(tmp_path / "model.weights.h5")
+        np.testing.assert_allclose(*(model(x) for model in models), rtol=1e-6)
+
+
+def test_copies_of_a_model(rng):
+    model = keras.Sequential([keras.Input((5,)), nbops.keras.Dense(4, "gelu"), nbops.keras.Dense(3)])
+    x = rng.random((4, 5)).astype(np.float32)
+    for copy in (keras.models.clone_model(model), keras.models.model_from_json(model.to_json())):
+        copy.set_weights(model.get_weights())
+        np.testing.assert_array_equal(copy(x), model(x))
+
+
+def test_a_saved_model_is_served_where_nbops_is_imported(tmp_path, run_python, rng):
+    """TensorFlow's SavedModel, with a batch of unknown length."""
+    model = keras.Sequential(
+        [keras.Input((7, 5)), nbops.keras.Dense(4, "relu"), nbops.keras.Dense(3, "softmax")]
+    )
+    x = rng.random((6, 7, 5)).astype(np.float32)
+    model.export(tmp_path / "model", verbose=False)
+    np.savez(tmp_path / "expected.npz", x=x, y=model(x))
+    run_python(
+        """
+        import sys, numpy as np, tensorflow as tf, nbops.tensorflow
+        model = tf.saved_model.load(sys.argv[1] + "/model")
+        with np.load(sys.argv[1] + "/expected.npz") as file:
+            np.testing.assert_allclose(model.serve(file["x"]), file["y"], rtol=1e-5)
+            np.testing.assert_allclose(model.serve(file["x"][:1]), file["y"][:1], rtol=1e-5)
+        """,
+        str(tmp_path),
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [tf.sparse.eye(5), tf.ragged.constant([[1.0], [1.0, 2.0]]), [["a"]]],
+    ids=["sparse", "ragged", "text"],
+)
+def test_inputs_that_are_no_arrays_of_numbers(value):
+    layer = nbops.keras.Dense(2)
+    layer.build((None, 5))
+    with pytest.raises((TypeError, ValueError)):
+        layer(value)
+
+
 def test_a_mask_is_passed_on():
     model = keras.Sequential([keras.layers.Masking(), nbops.keras.Dense(2)])
     assert nbops.keras.Dense(2).supports_masking

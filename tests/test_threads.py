@@ -150,9 +150,11 @@ def test_fork_while_another_thread_computes(run_python: Any) -> None:
     )
 
 
-def test_multiprocessing_pool_of_forked_workers(run_python: Any) -> None:
-    run_python("""
-        import multiprocessing, warnings
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_multiprocessing_pool(run_python: Any, method: str) -> None:
+    run_python(
+        """
+        import multiprocessing, sys, warnings
         import numpy as np, nbops
         warnings.simplefilter("ignore")
 
@@ -163,9 +165,11 @@ def test_multiprocessing_pool_of_forked_workers(run_python: Any) -> None:
 
         if __name__ == "__main__":
             expected = [work(n) for n in range(4)]
-            with multiprocessing.get_context("fork").Pool(2) as pool:
+            with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
                 assert pool.map(work, range(4)) == expected
-    """)
+        """,
+        method,
+    )
 
 
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
@@ -247,7 +251,7 @@ def test_numba_s_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_openmp_s_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    threadpoolctl = pytest.importorskip("threadpoolctl")
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
     if cpu.threading_layer() != "omp":
         pytest.skip(f"Numba runs on {cpu.threading_layer()} here")
     x = np.ones((300, 200))
@@ -259,6 +263,45 @@ def test_openmp_s_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
             assert nbops.last_decision().workers == limit
     nbops.exp(x, target="parallel")
     assert seen == ([1, 2, 3] if len(seen) == 3 else [1, 3])
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("callers", [1, 8])
+def test_more_threads_than_cores_do_not_collapse(run_python: Any, callers: int) -> None:
+    """Sixteen threads for a call, and eight callers at once: as long as on one core each, or shorter."""
+    run_python(
+        """
+        import statistics, sys, threading, time
+        import numpy as np, nbops
+
+        n_callers = int(sys.argv[1])
+        operands = [np.full(100_000, n, np.float32) for n in range(n_callers)]
+        results = [np.empty_like(x) for x in operands]
+
+        def seconds(target):
+            def work(index):
+                for _ in range(400 // n_callers):
+                    nbops.exp(operands[index], out=results[index], target=target)
+
+            threads = [threading.Thread(target=work, args=(index,)) for index in range(n_callers)]
+            begun = time.perf_counter()
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+            return time.perf_counter() - begun
+
+        times = {"serial": [], "parallel": []}
+        for _ in range(9):
+            for target in times:
+                times[target].append(seconds(target))
+        assert nbops.exp(operands[0], target="parallel") is not None
+        assert nbops.last_decision().workers == 16, nbops.last_decision()
+        serial, parallel = (statistics.median(times[target][1:]) for target in times)
+        print(parallel / serial)
+        assert parallel < 2 * serial, times
+        """,
+        str(callers),
+        NUMBA_NUM_THREADS="16",
+    )
 
 
 def test_a_layer_that_is_not_there_is_told(run_python: Any) -> None:
@@ -345,7 +388,7 @@ def test_a_fork_after_the_user_s_own_parallel_kernel(run_python: Any) -> None:
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_in_a_joblib_worker(run_python: Any, backend: str) -> None:
-    pytest.importorskip("joblib")
+    pytest.importorskip("joblib", reason="joblib is not installed")
     run_python(
         """
         import sys

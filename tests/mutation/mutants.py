@@ -83,7 +83,8 @@ def mutants_of(module: str, path: str, source: str) -> Iterator[Mutant]:
                 first, is_inside = places[id(node)]
                 last = getattr(getattr(node, "test", node), "end_lineno", first)
                 code = compile(changed, path, "exec")
-                yield Mutant(module, before, after, range(first, last + 1), is_inside, code)
+                lines = range(min(first, last), last + 1)  # a decorator ends before its function begins
+                yield Mutant(module, before, after, lines, is_inside, code)
 
 
 def code_in(code: CodeType) -> Iterator[CodeType]:

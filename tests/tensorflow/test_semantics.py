@@ -109,6 +109,48 @@ def test_gradients_of_broadcast_operands_whose_shapes_are_not_known(shapes: Any,
         np.testing.assert_array_equal(own, wanted)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2, 3, (0, 1), (1, 2), (2, 3), (0, 2), (1, 3), (0, 1, 3), None])
+@pytest.mark.parametrize("known", [(), (0, 1), (1, 2), (3,)])
+def test_sums_of_lengths_that_are_not_known(known: Any, axis: Any) -> None:
+    """Axes can't be merged while tracing then, whether they are summed or kept."""
+    x = np.arange(120.0).reshape(2, 3, 4, 5)
+    shape = [n if i in known else None for i, n in enumerate(x.shape)]
+
+    @as_written(input_signature=[tf.TensorSpec(shape, tf.float64)])
+    def totals(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total, mean = nbops.sum(x, axis), nbops.mean(x, axis, keepdims=True)
+        return total, mean, tape.gradient(total, x)
+
+    total, mean, gradient = totals(tf.constant(x))
+    np.testing.assert_array_equal(total, x.sum(axis))
+    np.testing.assert_allclose(mean, x.mean(axis, keepdims=True), rtol=1e-14)
+    np.testing.assert_array_equal(gradient, np.ones(x.shape))
+
+
+def test_a_sum_between_several_axes_that_are_not_known() -> None:
+    x = np.arange(48.0).reshape(2, 2, 3, 2, 2)
+    for shape in ((None, None, 3, 2, 2), (2, 2, 3, None, None), (2, None, None, 2, 2)):
+        total = as_written(lambda x: nbops.sum(x, 2), input_signature=[tf.TensorSpec(shape, tf.float64)])
+        np.testing.assert_array_equal(total(tf.constant(x)), x.sum(2))
+
+
+def test_shapes_of_tensors() -> None:
+    x = tf.reshape(tf.range(6.0), (2, 3))
+    for result, wanted in (
+        (nbops.reshape(x, 6), np.arange(6.0)),
+        (nbops.reshape(x, (3, -1)), np.arange(6.0).reshape(3, 2)),
+        (nbops.transpose(x), x.numpy().T),
+        (nbops.transpose(x, (0, 1)), x.numpy()),
+        (nbops.matrix_transpose(x), x.numpy().T),
+        (nbops.broadcast_to(x, (2, 2, 3)), np.broadcast_to(x, (2, 2, 3))),
+        (nbops.expand_dims(x, 1), x.numpy()[:, None]),
+    ):
+        assert tf.is_tensor(result)
+        np.testing.assert_array_equal(result, wanted)
+
+
 def test_what_must_know_the_rank_says_so() -> None:
     @as_written(input_signature=[tf.TensorSpec(None, tf.float32)])
     def total(x: Any) -> Any:
