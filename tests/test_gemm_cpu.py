@@ -19,7 +19,7 @@ import pytest
 from nbops import frame as frames
 from nbops.signature import Signature
 from nbops.targets import cpu
-from nbops.tuned.gemm_arguments import KC, MC, NC, inner_block
+from nbops.tuned.gemm_arguments import KC, MC, NC, inner_block, rest_panel, whole_panels
 from nbops.tuned.gemm_cpu import Tasks, dense_tasks, product_tasks, weight_gradient_tasks
 from nbops.tuned.gemm_tasks import share_out
 from nbops.tuned.vectors import host_tile, tile_shape
@@ -336,17 +336,29 @@ print(len(recorder.buffer))
 
 
 def test_workers_cover_every_element_once() -> None:
-    mr, nr = 4, 24
+    mr, nr, lanes = 4, 24, 8
     for m, n, workers in itertools.product((1, 4, 30, 200), (1, 24, 100, 312, 400), (1, 2, 3, 6, 16)):
-        plan = share_out(m, n, mr, nr, workers)
-        grid, rows, columns, rest, rest_rows = plan
+        grid, rows, columns = share_out(m, n, mr, nr, lanes, workers)
         assert 1 <= grid <= workers
         computed = np.zeros((m, n), int)
         for worker in range(workers):
             i, j = worker // grid * rows, worker % grid * columns
             computed[i : i + rows, j : j + columns] += 1
-            computed[worker * rest_rows : (worker + 1) * rest_rows, rest:] += 1
-        assert (computed == 1).all(), (m, n, workers, plan)
+        assert (computed == 1).all(), (m, n, workers, grid, rows, columns)
+
+
+@pytest.mark.parametrize("vectors", [2, 3])
+def test_columns_are_cut_into_panels_of_whole_vectors(vectors: int) -> None:
+    lanes = 4
+    nr = vectors * lanes
+    for columns in range(1, 100):
+        widths = [nr] * whole_panels(columns, nr, lanes)
+        while sum(widths) < columns:
+            widths.append(rest_panel(columns - sum(widths), nr, lanes))
+        assert sum(widths) == -(-columns // lanes) * lanes
+        assert max(widths) <= nr
+        if vectors == 3 and columns > lanes:
+            assert lanes not in widths  # no vector by itself
 
 
 def test_blocks_of_the_inner_axis_are_at_most_kc() -> None:

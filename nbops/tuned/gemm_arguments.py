@@ -10,6 +10,7 @@ from __future__ import annotations
 import numba
 
 from nbops.compiler import FLAGS
+from nbops.tuned.caches import cache_bytes
 
 # The product. Strides are in bytes, in the order of the axes of A[m, k], B[k, n], C[m, n], bias[m, n] and
 # addend[m, n]. `run_batch` relies on the order A, B, C, bias, addend, alpha, three words each.
@@ -23,9 +24,8 @@ M, K, N = 18, 19, 20
 RECTIFY = 21  # whether the activation is relu; otherwise there is none
 
 # The workers. Number w computes ROWS x COLUMNS elements of C from row w // GRID * ROWS and column
-# w % GRID * COLUMNS, and of the columns from REST on the REST_ROWS rows from w * REST_ROWS, with SCRATCH_SIZE
-# bytes of memory from SCRATCH + w * SCRATCH_SIZE.
-GRID, ROWS, COLUMNS, SCRATCH, SCRATCH_SIZE, REST, REST_ROWS = 22, 23, 24, 25, 26, 16, 17
+# w % GRID * COLUMNS, with SCRATCH_SIZE bytes of memory from SCRATCH + w * SCRATCH_SIZE.
+GRID, ROWS, COLUMNS, SCRATCH, SCRATCH_SIZE = 22, 23, 24, 25, 26
 
 # For `gemm_tasks.run_batch`: the frame, the row of the frame that each address comes from (0: it is
 # constant), the tile, the address of the dtype's `multiply`, whether all cores share the product, and room
@@ -33,11 +33,13 @@ GRID, ROWS, COLUMNS, SCRATCH, SCRATCH_SIZE, REST, REST_ROWS = 22, 23, 24, 25, 26
 FRAME_ADDRESS = 27
 A_OPERAND, B_OPERAND, C_OPERAND, BIAS_OPERAND, ADDEND_OPERAND, ALPHA_OPERAND = 28, 29, 30, 31, 32, 33
 OPERANDS = 6
-MR, NR, ITEMSIZE, KERNEL, PARALLEL, ONE = 34, 35, 36, 37, 38, 39
+MR, NR, LANES, ITEMSIZE, KERNEL, PARALLEL, ONE = 16, 34, 35, 36, 37, 38, 39
 ARGUMENTS = 40
 
-# Block sizes, in elements. NC is a multiple of every nr, MC of every mr.
-KC, MC, NC = 400, 192, 2016
+# Block sizes, in elements. NC is a multiple of every nr, MC of every mr. The longer KC, the less often C is
+# read and written; MC rows and a panel of that length must fit in the L2 cache.
+KC, MC = (1040, 96) if cache_bytes(2) >= 1 << 20 else (400, 192)
+NC = 2016
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 FEW_ROWS, SUMS = 4, 2048  # `multiply_rows` takes so many rows, and computes so many elements at a time
 LINE = 64  # bytes in a cache line
@@ -51,6 +53,24 @@ def inner_block(k: int) -> int:
     """
     blocks = max(1, (k + KC - 1) // KC)
     return max(1, ((k + blocks - 1) // blocks + KC_STEP - 1) // KC_STEP) * KC_STEP
+
+
+@numba.njit(**FLAGS)
+def whole_panels(columns: int, nr: int, lanes: int) -> int:
+    """How many panels of nr columns are cut from so many columns, before those of `rest_panel`.
+
+    A vector by itself would leave the processor waiting for memory. So a vector that would be left alone
+    shares the columns of the last whole panel.
+    """
+    left = columns % nr
+    return columns // nr - (0 < left <= lanes and 2 * lanes < nr <= columns)
+
+
+@numba.njit(**FLAGS)
+def rest_panel(columns: int, nr: int, lanes: int) -> int:
+    """The width, in whole vectors, of the next panel for the columns that `whole_panels` leaves."""
+    width = (columns + lanes - 1) // lanes * lanes
+    return width if width <= nr else 2 * lanes
 
 
 @numba.njit(**FLAGS)

@@ -134,9 +134,9 @@ def _compile_tasks(dtype: np.dtype, name: str, template: Callable[..., None], **
 
 def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: Any) -> Any:
     tile = host_tile()
-    one = np.ones(8 // dtype.itemsize, dtype).view(np.int64)[0]
+    one, nr = np.ones(8 // dtype.itemsize, dtype).view(np.int64)[0], tile.nr(dtype.itemsize)
     names |= {
-        "TILE": (tile.mr, tile.nr(dtype.itemsize), dtype.itemsize, int(one)),
+        "TILE": (tile.mr, nr, nr // tile.vectors, dtype.itemsize, int(one)),
         "kernel_address": compiler.symbol_address(_kernel_symbol(dtype)),
         "batch_address": compiler.symbol_address(BATCH),
     }

@@ -37,14 +37,10 @@ from nbops.tuned.gemm_arguments import (
     A_ROW,
     A_STEP,
     ADDEND,
-    ADDEND_COLUMN,
-    ADDEND_ROW,
     ALPHA,
     B_COLUMN,
     B_STEP,
     BIAS,
-    BIAS_COLUMN,
-    BIAS_ROW,
     C_COLUMN,
     C_ROW,
     COLUMNS,
@@ -53,8 +49,6 @@ from nbops.tuned.gemm_arguments import (
     MC,
     NC,
     RECTIFY,
-    REST,
-    REST_ROWS,
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
@@ -65,91 +59,69 @@ from nbops.tuned.gemm_arguments import (
     M,
     N,
     inner_block,
+    rest_panel,
+    whole_panels,
 )
-from nbops.tuned.gemm_packing import copy_matrix, pack_panels, pack_strip
+from nbops.tuned.gemm_finish import finish
+from nbops.tuned.gemm_packing import pack_panel, pack_panels, pack_strip
 from nbops.tuned.gemm_rows import multiply_rows
 from nbops.tuned.pointers import element_pointer, item_bytes, never_inline, shift
 from nbops.tuned.tile import (
-    add_matrix,
     add_outer_product,
-    prefetch_tile,
-    rectify,
+    prefetch_row,
     row_offsets,
-    scale_tile,
     store_tile,
+    tile_width,
+    width_bytes,
     zero_tile,
 )
-from nbops.tuned.vectors import tile_columns, tile_rows
+from nbops.tuned.vectors import tile_columns, tile_rows, vector_lanes
 
 ELEMENT = types.float64  # `nbops.tuned.gemm_cpu` puts the dtype here
-COPY_A = 128  # with more columns than this, strips of A are packed
+COPY_A = 128  # with more columns than this, strips of A are packed, unless they lie well as they are
+PAGE, PAGES = 4096, 128  # rows whole pages apart compete for the same places in a cache
 GROUP = 8  # panels that are packed together
 IN_PLACE = 16384  # a B of at most so many bytes stays in the L1 cache and is not packed
 
 
 @numba.njit(**FLAGS)
 def multiply_tile(
-    arguments: Any, element: Any, kc: int, strip: int, strip_row: int, strip_step: int,
-    panel: int, panel_step: int, i: int, j: int, rows: int, columns: int, first: bool, last: bool, spare: int,
+    width: Any, element: Any, kc: int, strip: int, strip_row: int, strip_step: int, rows: int,
+    panel: int, panel_step: int, sums: int, sums_row: int, c: int, c_row: int,
 ) -> None:  # fmt: skip
-    """The micro-kernel: add a strip of A times a panel of B to the tile of C at row i and column j.
+    """The micro-kernel: write a strip of A times a panel of B to the tile at `sums`.
 
-    The `first` product of a tile is added to the addend or replaces what C held; after the `last`, bias and
-    activation are applied.
-    A ragged tile, or one whose columns are not adjacent, goes through a whole tile in `spare` memory.
+    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second). The last
+    steps also ask for the cache lines of the tile of C, row by row, because C is needed next.
     """
     never_inline()
-    c_row, c_column = arguments[C_ROW], arguments[C_COLUMN]
-    c = element_pointer(element, arguments[C] + i * c_row + j * c_column)
-    prefetch_tile(c, c_row)
     a, b = element_pointer(element, strip), element_pointer(element, panel)
-    tile = zero_tile(a)
+    tile = zero_tile(width, a)
+    size, b_step = item_bytes(a), width_bytes(width)
+    packed = kc // 4 * 4 if panel_step == b_step else 0
+    by_rows = packed if strip_step == size else 0
+    by_columns = packed if strip_row == size and rows == tile_rows() and by_rows == 0 else 0
     offsets = row_offsets(strip_row, rows)
-    size, nr = item_bytes(c), tile_columns(c)
-    packed_step = nr * size  # a constant, unlike panel_step
-    whole = kc // 4 * 4 if panel_step == packed_step else 0
-    for _ in range(0, whole, 4):
+    near = packed - 4 * tile_rows()  # from here on, one row of C for each 4 steps
+    for q in range(0, by_rows, 4):
+        prefetch_row(width, element_pointer(element, c + max(0, q - near) // 4 * c_row))
         tile = add_outer_product(tile, offsets, a, b)
-        a = shift(a, strip_step)
-        tile = add_outer_product(tile, offsets, a, shift(b, packed_step))
-        a = shift(a, strip_step)
-        tile = add_outer_product(tile, offsets, a, shift(b, 2 * packed_step))
-        a = shift(a, strip_step)
-        tile = add_outer_product(tile, offsets, a, shift(b, 3 * packed_step))
-        a, b = shift(a, strip_step), shift(b, 4 * packed_step)
-    for _ in range(whole, kc):
+        tile = add_outer_product(tile, offsets, shift(a, size), shift(b, b_step))
+        tile = add_outer_product(tile, offsets, shift(a, 2 * size), shift(b, 2 * b_step))
+        tile = add_outer_product(tile, offsets, shift(a, 3 * size), shift(b, 3 * b_step))
+        a, b = shift(a, 4 * size), shift(b, 4 * b_step)
+    whole = row_offsets(size, tile_rows())
+    for q in range(0, by_columns, 4):
+        prefetch_row(width, element_pointer(element, c + max(0, q - near) // 4 * c_row))
+        tile = add_outer_product(tile, whole, a, b)
+        tile = add_outer_product(tile, whole, shift(a, strip_step), shift(b, b_step))
+        tile = add_outer_product(tile, whole, shift(a, 2 * strip_step), shift(b, 2 * b_step))
+        tile = add_outer_product(tile, whole, shift(a, 3 * strip_step), shift(b, 3 * b_step))
+        a, b = shift(a, 4 * strip_step), shift(b, 4 * b_step)
+    for _ in range(by_rows + by_columns, kc):
         tile = add_outer_product(tile, offsets, a, b)
         a, b = shift(a, strip_step), shift(b, panel_step)
-    ragged = rows < tile_rows() or columns < nr
-    target, row = c, c_row
-    through_spare = ragged or c_column != size
-    if through_spare:
-        target, row = element_pointer(element, spare), nr * size
-    if arguments[ALPHA] != 0:
-        tile = scale_tile(tile, element_pointer(element, arguments[ALPHA]))
-    before, before_row, before_column = c, c_row, c_column
-    if first and arguments[ADDEND] != 0:
-        before_row, before_column = arguments[ADDEND_ROW], arguments[ADDEND_COLUMN]
-        before = element_pointer(element, arguments[ADDEND] + i * before_row + j * before_column)
-    if not first or arguments[ADDEND] != 0:
-        if ragged or before_column != size:
-            whole = element_pointer(element, spare)
-            copy_matrix(before, before_row, before_column, whole, nr * size, size, rows, columns)
-            before, before_row = whole, nr * size
-        tile = add_matrix(tile, before, before_row)
-    if last and arguments[BIAS] != 0:
-        bias_row, bias_column = arguments[BIAS_ROW], arguments[BIAS_COLUMN]
-        bias = element_pointer(element, arguments[BIAS] + i * bias_row + j * bias_column)
-        if ragged or bias_column != size:
-            whole = element_pointer(element, spare + tile_rows() * nr * size)
-            copy_matrix(bias, bias_row, bias_column, whole, nr * size, size, rows, columns)
-            bias, bias_row = whole, nr * size
-        tile = add_matrix(tile, bias, bias_row)
-    if last and arguments[RECTIFY] != 0:
-        tile = rectify(tile)
-    store_tile(tile, target, row)
-    if through_spare:
-        copy_matrix(target, row, size, c, c_row, c_column, rows, columns)
+    store_tile(tile, element_pointer(element, sums), sums_row)
 
 
 @numba.njit(**FLAGS, inline="always")  # one function fewer to compile: half a second
@@ -160,11 +132,19 @@ def multiply_block(
     mr = tile_rows()
     k, a_row, a_step = arguments[K], arguments[A_ROW], arguments[A_STEP]
     b_step, b_column = arguments[B_STEP], arguments[B_COLUMN]
+    c_row, c_column = arguments[C_ROW], arguments[C_COLUMN]
+    sums = element_pointer(element, scratch)
+    lanes = vector_lanes(sums)
     block = inner_block(k)
-    strips = scratch + 2 * mr * nr * size
+    strips = scratch + mr * nr * size
     panels = strips + (min(i1 - i0, MC) + mr - 1) // mr * mr * block * size
     in_place = b_column == size and k * abs(b_step) <= IN_PLACE
-    copy_a = j1 - j0 > COPY_A
+    in_rows = a_step == size and a_row % PAGE != 0
+    in_columns = a_row == size and a_step % PAGE != 0 and block * abs(a_step) <= PAGES * PAGE
+    copy_a = j1 - j0 > COPY_A and not in_rows and not in_columns
+    plain = c_column == size and arguments[ALPHA] == 0 and arguments[ADDEND] == 0
+    plain = plain and arguments[BIAS] == 0 and arguments[RECTIFY] == 0
+    whole = whole_panels(j1 - j0, nr, lanes) * nr
     for p in range(0, max(k, 1), block):  # once even when k is 0: the product is then zeros
         kc = min(block, k - p)
         first, last = p == 0, p + kc == k
@@ -181,19 +161,41 @@ def multiply_block(
                 strip, strip_row, strip_step = strips, size, mr * size
                 if a_step == size:
                     strip_row, strip_step = kc * size, size
-            for j in range(j0, j1, nr):
-                columns = min(nr, j1 - j)
-                panel, panel_step = panels + (j - j0) * kc * size, nr * size
+            j = j0
+            while j < j1:
+                width = nr if j - j0 < whole else rest_panel(j1 - j, nr, lanes)
+                columns = min(width, j1 - j)
+                panel, panel_step = panels + (j - j0) * kc * size, width * size
                 b = arguments[B] + p * b_step + j * b_column
-                if in_place and columns == nr:
+                if in_place and columns == width:
                     panel, panel_step = b, b_step
-                elif ic == i0 and (in_place or (j - j0) % (GROUP * nr) == 0):
-                    pack_panels(element, kc, b, b_step, b_column, min(GROUP * nr, j1 - j), panel)
+                elif ic == i0 and j - j0 >= whole:
+                    pack_panel(element, kc, b, b_step, b_column, columns, width, panel)
+                elif ic == i0 and (j - j0) % (GROUP * nr) == 0:
+                    pack_panels(element, kc, b, b_step, b_column, min(GROUP * nr, whole - (j - j0)), panel)
                 for i in range(ic, ie, mr):
-                    multiply_tile(
-                        arguments, element, kc, strip + (i - ic) // mr * pitch, strip_row, strip_step,
-                        panel, panel_step, i, j, min(mr, ie - i), columns, first, last, scratch,
-                    )  # fmt: skip
+                    rows, a = min(mr, ie - i), strip + (i - ic) // mr * pitch
+                    c = arguments[C] + i * c_row + j * c_column
+                    direct = plain and first and last and rows == mr and columns == width
+                    target, row = (c, c_row) if direct else (scratch, width * size)
+                    if width == nr:
+                        multiply_tile(
+                            tile_width(0), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
+                            target, row, c, c_row,
+                        )  # fmt: skip
+                    elif width + lanes == nr:
+                        multiply_tile(
+                            tile_width(1), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
+                            target, row, c, c_row,
+                        )  # fmt: skip
+                    else:
+                        multiply_tile(
+                            tile_width(2), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
+                            target, row, c, c_row,
+                        )  # fmt: skip
+                    if not direct:
+                        finish(arguments, element, sums, row, i, rows, j, columns, first, last)
+                j += width
 
 
 def multiply(arguments: Any, start: int, stop: int) -> None:
@@ -203,16 +205,12 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
         scratch = arguments[SCRATCH] + worker * arguments[SCRATCH_SIZE]
         like = element_pointer(ELEMENT, scratch)
         size, nr = item_bytes(like), tile_columns(like)
-        i0, rows = worker // arguments[GRID] * arguments[ROWS], arguments[ROWS]
-        j0, columns = worker % arguments[GRID] * arguments[COLUMNS], arguments[COLUMNS]
-        for _ in range(2):
-            i1, j1 = min(m, i0 + rows), min(n, j0 + columns)
-            if i0 < i1:
-                few = i1 - i0 <= FEW_ROWS and arguments[B_COLUMN] == size
-                if few and (i1 - i0 == 1 or arguments[K] * abs(arguments[B_STEP]) > IN_PLACE):
-                    multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
-                else:
-                    for jc in range(j0, j1, NC):
-                        multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + NC), scratch, size, nr)
-            i0, rows = worker * arguments[REST_ROWS], arguments[REST_ROWS]
-            j0, columns = arguments[REST], n - arguments[REST]
+        i0, j0 = worker // arguments[GRID] * arguments[ROWS], worker % arguments[GRID] * arguments[COLUMNS]
+        i1, j1 = min(m, i0 + arguments[ROWS]), min(n, j0 + arguments[COLUMNS])
+        if i0 < i1:
+            few = i1 - i0 <= FEW_ROWS and arguments[B_COLUMN] == size
+            if few and (i1 - i0 == 1 or arguments[K] * abs(arguments[B_STEP]) > IN_PLACE):
+                multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
+            else:
+                for jc in range(j0, j1, NC):
+                    multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + NC), scratch, size, nr)

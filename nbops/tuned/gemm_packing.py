@@ -1,8 +1,8 @@
 """Packing: copying parts of A and B to where, and in the order in which, the micro-kernel reads them.
 
 A *panel* of B (kc rows, nr columns) becomes kc rows of nr adjacent elements. The micro-kernel then reads
-memory strictly in order, whatever B's strides were, and a panel with fewer columns is filled up with
-zeros::
+memory strictly in order, whatever B's strides were. The last panels are narrower; they too are whole vectors
+wide, filled up with zeros::
 
       B[p:p+kc, j:j+nr]   -->   row p, row p+1, ..., row p+kc-1      (nr elements each)
 
@@ -19,7 +19,15 @@ import numba
 
 from nbops.compiler import FLAGS
 from nbops.tuned.pointers import element_pointer, get, item_bytes, never_inline, put, shift, zero_of
-from nbops.tuned.vectors import copy_row, copy_transposed, tile_columns, tile_rows, vector_lanes
+from nbops.tuned.vectors import (
+    copy_row,
+    copy_transposed,
+    get_part,
+    put_vector,
+    tile_columns,
+    tile_rows,
+    vector_lanes,
+)
 
 
 @numba.njit(**FLAGS)
@@ -44,7 +52,7 @@ def copy_matrix(
 def pack_panels(
     element: Any, kc: int, b_address: int, b_step: int, b_column: int, columns: int, panel_address: int
 ) -> None:
-    """Copy ``kc x columns`` elements of B to panels of nr columns, the last one filled up with zeros.
+    """Copy ``kc x columns`` elements of B to whole panels.
 
     Rows are the outer loop where B's rows are contiguous, because a row of one panel is less than two cache
     lines and B's next row often lies in another page.
@@ -52,36 +60,49 @@ def pack_panels(
     never_inline()
     b, panel = element_pointer(element, b_address), element_pointer(element, panel_address)
     size, nr = item_bytes(b), tile_columns(b)
-    whole = columns // nr if b_column == size else 0
-    for k in range(kc):
-        for g in range(whole):
-            copy_row(shift(b, k * b_step + g * nr * size), shift(panel, (g * kc + k) * nr * size))
-    for j in range(whole * nr, columns, nr):
-        pack_panel(
-            kc, shift(b, j * b_column), b_step, b_column, min(nr, columns - j), shift(panel, j * kc * size)
-        )
+    if b_column == size:
+        for k in range(kc):
+            for g in range(columns // nr):
+                copy_row(shift(b, k * b_step + g * nr * size), shift(panel, (g * kc + k) * nr * size))
+    else:
+        for j in range(0, columns, nr):
+            pack_panel(element, kc, b_address + j * b_column, b_step, b_column, nr, nr,
+                       panel_address + j * kc * size)  # fmt: skip
 
 
 @numba.njit(**FLAGS)
-def pack_panel(kc: int, b: Any, b_step: int, b_column: int, columns: int, panel: Any) -> None:
-    """Copy ``kc x columns`` elements of B, in any layout, to rows of nr, filled up with zeros."""
+def pack_panel(
+    element: Any, kc: int, b_address: int, b_step: int, b_column: int, columns: int, width: int,
+    panel_address: int,
+) -> None:  # fmt: skip
+    """Copy ``kc x columns`` elements of B, in any layout, to rows of `width`, filled up with zeros."""
     never_inline()
-    size, nr, width = item_bytes(b), tile_columns(b), vector_lanes(b)
+    b, panel = element_pointer(element, b_address), element_pointer(element, panel_address)
+    size, lanes = item_bytes(b), vector_lanes(b)
+    if b_column == size:
+        for k in range(kc):
+            for j in range(0, width, lanes):
+                row = get_part(b, k * b_step + j * size, columns - j)
+                put_vector(panel, (k * width + j) * size, row)
+        return
     first = 0  # the first column that is not yet packed
-    whole = kc // width * width
-    while b_step == size and first + width <= columns:
-        for k in range(0, whole, width):
+    whole = kc // lanes * lanes
+    while b_step == size and first + lanes <= columns:
+        for k in range(0, whole, lanes):
             source = shift(b, first * b_column + k * size)
-            copy_transposed(source, b_column, shift(panel, (k * nr + first) * size), nr * size)
-        source, target = shift(b, first * b_column + whole * size), shift(panel, (whole * nr + first) * size)
-        copy_matrix(source, size, b_column, target, nr * size, size, kc - whole, width)
-        first += width
+            copy_transposed(source, b_column, shift(panel, (k * width + first) * size), width * size)
+        source, target = (
+            shift(b, first * b_column + whole * size),
+            shift(panel, (whole * width + first) * size),
+        )
+        copy_matrix(source, size, b_column, target, width * size, size, kc - whole, lanes)
+        first += lanes
     source, target = shift(b, first * b_column), shift(panel, first * size)
-    copy_matrix(source, b_step, b_column, target, nr * size, size, kc, columns - first)
+    copy_matrix(source, b_step, b_column, target, width * size, size, kc, columns - first)
     zero = zero_of(b)
     for k in range(kc):
-        for j in range(columns, nr):
-            put(panel, (k * nr + j) * size, zero)
+        for j in range(columns, width):
+            put(panel, (k * width + j) * size, zero)
 
 
 @numba.njit(**FLAGS)

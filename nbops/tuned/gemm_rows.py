@@ -18,27 +18,8 @@ from typing import Any
 import numba
 
 from nbops.compiler import FLAGS
-from nbops.tuned.gemm_arguments import (
-    A_ROW,
-    A_STEP,
-    ADDEND,
-    ADDEND_COLUMN,
-    ADDEND_ROW,
-    ALPHA,
-    B_STEP,
-    BIAS,
-    BIAS_COLUMN,
-    BIAS_ROW,
-    C_COLUMN,
-    C_ROW,
-    RECTIFY,
-    SUMS,
-    A,
-    B,
-    C,
-    K,
-    inner_block,
-)
+from nbops.tuned.gemm_arguments import A_ROW, A_STEP, B_STEP, SUMS, A, B, K, inner_block
+from nbops.tuned.gemm_finish import finish
 from nbops.tuned.pointers import element_pointer, get, item_bytes, never_inline, put, shift, zero_of
 from nbops.tuned.vectors import multiply_add
 
@@ -47,7 +28,7 @@ from nbops.tuned.vectors import multiply_add
 def multiply_rows(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int) -> None:
     """``C[i0:i1, j0:j1]``, at most FEW_ROWS rows, where B's columns are adjacent."""
     never_inline()
-    k = arguments[K]
+    k, size = arguments[K], item_bytes(element_pointer(element, scratch))
     block = inner_block(k)
     chunk = SUMS // (i1 - i0)
     for jc in range(j0, j1, chunk):
@@ -55,7 +36,8 @@ def multiply_rows(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: i
         for p in range(0, max(k, 1), block):  # once even when k is 0: the product is then zeros
             end = min(k, p + block)
             add_block(arguments, element, i0, i1, jc, columns, p, end, scratch)
-            finish_rows(arguments, element, i0, i1, jc, columns, p > 0, end == k, scratch)
+            sums, row = element_pointer(element, scratch), columns * size
+            finish(arguments, element, sums, row, i0, i1 - i0, jc, columns, p == 0, end == k)
 
 
 @numba.njit(**FLAGS)
@@ -88,36 +70,3 @@ def add_block(
             row = shift(sums, (i - i0) * columns * size)
             for c in range(columns):
                 put(row, c * size, multiply_add(a0, get(b0, c * size), get(row, c * size)))
-
-
-@numba.njit(**FLAGS)
-def finish_rows(
-    arguments: Any, element: Any, i0: int, i1: int, j: int, columns: int,
-    accumulate: bool, last: bool, scratch: int,
-) -> None:  # fmt: skip
-    """Write the sums to C, or add them to it or the addend; after the last, add the bias and rectify."""
-    sums = element_pointer(element, scratch)
-    size = item_bytes(sums)
-    c_column, bias_column = arguments[C_COLUMN], arguments[BIAS_COLUMN]
-    scaled, added = arguments[ALPHA] != 0, arguments[ADDEND] != 0
-    alpha = element_pointer(element, arguments[ALPHA])
-    for i in range(i0, i1):
-        row = shift(sums, (i - i0) * columns * size)
-        c = element_pointer(element, arguments[C] + i * arguments[C_ROW] + j * c_column)
-        bias = element_pointer(element, arguments[BIAS] + i * arguments[BIAS_ROW] + j * bias_column)
-        before, before_column = c, c_column
-        if not accumulate and added:
-            before_column = arguments[ADDEND_COLUMN]
-            start = arguments[ADDEND] + i * arguments[ADDEND_ROW] + j * before_column
-            before = element_pointer(element, start)
-        for q in range(columns):
-            total = get(row, q * size)
-            if scaled:
-                total = get(alpha, 0) * total
-            if accumulate or added:
-                total = get(before, q * before_column) + total
-            if last and arguments[BIAS] != 0:
-                total = get(bias, q * bias_column) + total
-            if last and arguments[RECTIFY] != 0 and total < zero_of(sums):
-                total = zero_of(sums)
-            put(c, q * c_column, total)

@@ -9,13 +9,13 @@ Three steps, all with the task signature ``void task(int64 *words, int64 start, 
 The functions on the left differ for each kind of product; they say which operand is which. `run_batch`
 goes through the items of the batch; it serves all kinds and dtypes.
 
-**Sharing a product between cores.** C is cut into equal blocks, one for each worker, in multiples of the
-register tile. Columns are cut first, because workers with different columns pack different panels of B; rows
-are cut where there are not enough panels for all workers. Panels that are left over are cut into rows::
+**Sharing a product between cores.** C is cut into equal blocks, one for each worker, in multiples of a vector
+of columns and of the register tile's rows. Columns are cut first, because workers with different columns pack
+different panels of B; rows are cut where there are not enough panels for all workers::
 
     2 workers, 5 panels            4 workers, 2 panels
-    [ w0 w0 | w1 w1 | w0 ]         [ w0 | w1 ]
-    [ w0 w0 | w1 w1 | w1 ]         [ w2 | w3 ]
+    [ w0 w0 w0 | w1 w1 w1 ]        [ w0 | w1 ]
+    [ w0 w0 w0 | w1 w1 w1 ]        [ w2 | w3 ]
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ from nbops.tuned.gemm_arguments import (
     C_OPERAND,
     C_ROW,
     COLUMNS,
+    FEW_ROWS,
     FRAME_ADDRESS,
     GRID,
     ITEMSIZE,
     KERNEL,
+    LANES,
     LINE,
     MR,
     NR,
@@ -60,8 +62,6 @@ from nbops.tuned.gemm_arguments import (
     OPERANDS,
     PARALLEL,
     RECTIFY,
-    REST,
-    REST_ROWS,
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
@@ -77,7 +77,7 @@ from nbops.tuned.pointers import address_of, allocate, never_inline, release
 # What the functions below stand in for is put in their place by `nbops.tuned.gemm_cpu`.
 RELU = 0  # whether the activation is relu
 ALL_CORES = 0  # whether all cores share each product
-TILE = (0, 0, 0, 0)  # mr, nr, the itemsize and the bits of 1.0
+TILE = (0, 0, 0, 0, 0)  # mr, nr, the lanes of a vector, the itemsize and the bits of 1.0
 
 
 def kernel_address() -> int:
@@ -165,7 +165,7 @@ def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
     submit(words, frame, start, stop)
     sums = argument_block()
     sums[M], sums[K], sums[N] = 1, frame[CORE], frame[CORE + 2]
-    sums[ONE] = TILE[3]
+    sums[ONE] = TILE[4]
     sums[A] = address_of(sums) + 8 * ONE
     sums[B_OPERAND], sums[C_OPERAND] = 2, 4
     sums[B_STEP], sums[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
@@ -176,7 +176,7 @@ def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
 def submit(words: Any, frame: Any, start: int, stop: int) -> None:
     """Compute the product that a block describes for the batch items `start` to `stop` of a frame."""
     words[FRAME_ADDRESS] = address_of(frame)
-    words[MR], words[NR], words[ITEMSIZE] = TILE[0], TILE[1], TILE[2]
+    words[MR], words[NR], words[LANES], words[ITEMSIZE] = TILE[0], TILE[1], TILE[2], TILE[3]
     words[KERNEL] = kernel_address()
     words[PARALLEL] = ALL_CORES
     call_task(batch_address(), address_of(words), start, stop)
@@ -190,15 +190,15 @@ def run_batch(words: Any, start: int, stop: int) -> None:
 
     Finds out how many workers share a product, and allocates their scratch memory once for all items.
     """
-    if 2 * words[N] <= words[NR] and words[N] < words[M]:
-        transpose(words)  # few columns would leave most of each tile idle
+    m, n, mr, lanes = words[M], words[N], words[MR], words[LANES]
+    if n < m and (n <= FEW_ROWS or 2 * padded(n, mr, m, lanes) <= padded(m, mr, n, lanes)):
+        transpose(words)  # few columns would leave most of each vector idle
     frame = frame_pointer(words[FRAME_ADDRESS])
     workers = max(1, frame[WORKERS]) if words[PARALLEL] != 0 else 1
-    m, n, mr, nr = words[M], words[N], words[MR], words[NR]
-    grid, rows, columns, rest, rest_rows = share_out(m, n, mr, nr, workers)
+    nr = words[NR]
+    grid, rows, columns = share_out(words[M], words[N], mr, nr, lanes, workers)
     words[GRID], words[ROWS], words[COLUMNS] = grid, rows, columns
-    words[REST], words[REST_ROWS] = rest, rest_rows
-    size = scratch_bytes(rows, words[K], max(columns, n - rest), mr, nr, words[ITEMSIZE])
+    size = scratch_bytes(rows, words[K], columns, mr, nr, words[ITEMSIZE])
     memory = allocate(workers * size + LINE)
     words[SCRATCH] = (memory + LINE - 1) // LINE * LINE
     words[SCRATCH_SIZE] = size
@@ -212,6 +212,12 @@ def run_batch(words: Any, start: int, stop: int) -> None:
         else:
             call_task(launcher_address(), address_of(words), words[KERNEL], workers)
     release(memory)
+
+
+@numba.njit(**FLAGS)
+def padded(rows: int, mr: int, columns: int, lanes: int) -> int:
+    """How many elements are computed for a block of C, whose tiles and vectors are always whole."""
+    return (rows + mr - 1) // mr * mr * ((columns + lanes - 1) // lanes * lanes)
 
 
 @numba.njit(**FLAGS)
@@ -236,15 +242,10 @@ def share(length: int, workers: int, unit: int) -> int:
 
 
 @numba.njit(**FLAGS)
-def share_out(m: int, n: int, mr: int, nr: int, workers: int) -> tuple[int, int, int, int, int]:
-    """GRID, ROWS, COLUMNS, REST and REST_ROWS of the argument block, for an m x n product."""
-    strips, panels = (m + mr - 1) // mr, (n + nr - 1) // nr
-    grid = grid_columns(strips, panels, workers)
-    rows = share(m, workers // grid, mr)
-    if panels % grid == 0 or strips < workers:
-        return grid, rows, share(n, grid, nr), n, 0
-    columns = panels // grid * nr
-    return grid, rows, columns, grid * columns, share(m, workers, mr)
+def share_out(m: int, n: int, mr: int, nr: int, lanes: int, workers: int) -> tuple[int, int, int]:
+    """GRID, ROWS and COLUMNS of the argument block, for an m x n product."""
+    grid = grid_columns((m + mr - 1) // mr, (n + nr - 1) // nr, workers)
+    return grid, share(m, workers // grid, mr), share(n, grid, lanes)
 
 
 @numba.njit(**FLAGS)

@@ -12,7 +12,6 @@ fills a small buffer, which never leaves the L1 cache, and the buffer is copied 
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from llvmlite import ir
@@ -20,6 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from nbops.tuned.caches import cache_bytes
 from nbops.tuned.pointers import BYTE, WORD
 
 __all__ = ["CACHE_BYTES", "LINE", "STRETCH", "copy_lines", "fence", "new_buffer"]
@@ -28,19 +28,10 @@ LINE = 64  # bytes in a cache line
 STRETCH = 512  # bytes that are computed and copied at a time
 
 
-def _last_level_cache() -> int:
-    """The size of the largest cache in bytes, or 32 MiB where the system does not tell."""
-    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-    sizes = [
-        os.sysconf(name) for name in names if name.startswith("SC_LEVEL") and name.endswith("CACHE_SIZE")
-    ]
-    return max(sizes, default=0) or 32 << 20
-
-
 #: A result of so many bytes is not expected in a cache when it is read next. A server tells of hundreds of
 #: MiB that all its programs share; what one of them keeps there is less. (On such a machine, with 480 MiB,
 #: storing 16 MiB past the caches was 1.5 times as fast, and reading them next 1.07.)
-CACHE_BYTES = min(_last_level_cache(), 16 << 20)
+CACHE_BYTES = min(max(map(cache_bytes, range(1, 5))) or 32 << 20, 16 << 20)
 
 
 @intrinsic

@@ -42,13 +42,22 @@ from nbops.tuned.vectors import (
 )
 
 
+class TileWidth(types.Type):  # type: ignore[misc]
+    """Numba's type of a tile's width in vectors; it has no value, so each width is compiled by itself."""
+
+    def __init__(self, vectors: int) -> None:
+        self.vectors = vectors
+        super().__init__(name=f"TileWidth({vectors})")
+
+
 class Tile(types.Type):  # type: ignore[misc]
     """Numba's type of a register tile of `element`; in LLVM, an array of ``mr * vectors`` vectors."""
 
-    def __init__(self, element: types.Float) -> None:
+    def __init__(self, element: types.Float, vectors: int) -> None:
         self.element = element
-        self.shape = host_tile()
-        super().__init__(name=f"Tile({element}, {self.shape})")
+        self.vectors = vectors
+        self.mr = host_tile().mr
+        super().__init__(name=f"Tile({element}, {self.mr}, {vectors}, {host_tile().vector_bytes})")
 
 
 class RowOffsets(types.Type):  # type: ignore[misc]
@@ -62,7 +71,7 @@ class RowOffsets(types.Type):  # type: ignore[misc]
 @register_model(Tile)
 class _TileModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Tile) -> None:
-        count = kind.shape.mr * kind.shape.vectors
+        count = kind.mr * kind.vectors
         super().__init__(manager, kind, ir.ArrayType(vector_type(kind.element), count))
 
 
@@ -72,20 +81,36 @@ class _RowOffsetsModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, kind, ir.ArrayType(WORD, kind.mr))
 
 
-def _places() -> list[tuple[int, int, int]]:
+register_model(TileWidth)(models.OpaqueModel)
+
+
+def _places(tile: Tile) -> list[tuple[int, int, int]]:
     """``(row, vector, place in the tile)`` of each accumulator."""
-    shape = host_tile()
-    return [(i, j, i * shape.vectors + j) for i in range(shape.mr) for j in range(shape.vectors)]
+    return [(i, j, i * tile.vectors + j) for i in range(tile.mr) for j in range(tile.vectors)]
+
+
+@intrinsic(prefer_literal=True)
+def tile_width(typingctx: Any, narrower: Any) -> Any:
+    """The width of the whole tile, or of one that is so many vectors narrower; at least one vector."""
+    width = TileWidth(max(1, host_tile().vectors - narrower.literal_value))
+    return width(narrower), lambda context, builder, call, arguments: context.get_dummy_value()
 
 
 @intrinsic
-def zero_tile(typingctx: Any, like: Any) -> Any:
+def width_bytes(typingctx: Any, width: Any) -> Any:
+    """The bytes in a row of a tile."""
+    size = width.vectors * host_tile().vector_bytes
+    return types.intp(width), lambda context, builder, call, arguments: WORD(size)
+
+
+@intrinsic
+def zero_tile(typingctx: Any, width: Any, like: Any) -> Any:
     """A tile of zeros, for a pointer's element type."""
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         return ir.Constant(context.get_value_type(call.return_type), None)
 
-    return Tile(like.dtype)(like), codegen
+    return Tile(like.dtype, width.vectors)(width, like), codegen
 
 
 @intrinsic
@@ -111,8 +136,8 @@ def add_outer_product(typingctx: Any, tile: Any, offsets: Any, a: Any, b: Any) -
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         tile_, offsets_, a_, b_ = arguments
         vector = vector_type(tile.element)
-        row = [load_vector(builder, b_, tile.element, WORD(0), j) for j in range(tile.shape.vectors)]
-        for i, j, place in _places():
+        row = [load_vector(builder, b_, tile.element, WORD(0), j) for j in range(tile.vectors)]
+        for i, j, place in _places(tile):
             if j == 0:
                 column = builder.load(advance(builder, a_, builder.extract_value(offsets_, i)), align=1)
                 repeated = broadcast(builder, column, vector)
@@ -125,73 +150,24 @@ def add_outer_product(typingctx: Any, tile: Any, offsets: Any, a: Any, b: Any) -
 
 
 @intrinsic
-def prefetch_tile(typingctx: Any, pointer: Any, stride: Any) -> Any:
-    """Ask for the cache lines of an mr x nr matrix, which a micro-kernel needs only at its end.
+def prefetch_row(typingctx: Any, width: Any, pointer: Any) -> Any:
+    """Ask for the cache lines of a row of the tile, which will be written.
 
-    They lie in mr different rows, a pattern that no processor foresees. Asking for memory that does not exist
-    is allowed and has no effect.
+    A tile's rows lie far apart in C, a pattern that no processor foresees. Asking for memory that does not
+    exist is allowed and has no effect.
     """
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        shape = host_tile()
-        row_bytes = shape.vectors * shape.vector_bytes
+        row_bytes = width.vectors * host_tile().vector_bytes
         kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), INDEX, INDEX, INDEX])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         write, keep, data = INDEX(1), INDEX(3), INDEX(1)
-        start = builder.bitcast(arguments[0], BYTE.as_pointer())
-        for i in range(shape.mr):
-            row = builder.gep(start, [builder.mul(arguments[1], WORD(i))])
-            for offset in [*range(0, row_bytes, 64), row_bytes - 1]:
-                builder.call(prefetch, [builder.gep(row, [WORD(offset)]), write, keep, data])
+        start = builder.bitcast(arguments[1], BYTE.as_pointer())
+        for offset in [*range(0, row_bytes, 64), row_bytes - 1]:
+            builder.call(prefetch, [builder.gep(start, [WORD(offset)]), write, keep, data])
         return context.get_dummy_value()
 
-    return types.void(pointer, types.int64), codegen
-
-
-@intrinsic
-def add_matrix(typingctx: Any, tile: Any, pointer: Any, stride: Any) -> Any:
-    """``matrix + tile``, for an mr x nr matrix; with stride 0, the one row is added to each of the tile's."""
-
-    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        tile_, pointer_, stride_ = arguments
-        for i, j, place in _places():
-            other = load_vector(builder, pointer_, tile.element, builder.mul(stride_, WORD(i)), j)
-            total = builder.fadd(other, builder.extract_value(tile_, place))
-            tile_ = builder.insert_value(tile_, total, place)
-        return tile_
-
-    return tile(tile, pointer, types.int64), codegen
-
-
-@intrinsic
-def scale_tile(typingctx: Any, tile: Any, pointer: Any) -> Any:
-    """``alpha * t`` for each element t, where `pointer` is that of alpha."""
-
-    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        tile_, pointer_ = arguments
-        alpha = broadcast(builder, builder.load(pointer_, align=1), vector_type(tile.element))
-        for _, _, place in _places():
-            value = builder.fmul(alpha, builder.extract_value(tile_, place))
-            tile_ = builder.insert_value(tile_, value, place)
-        return tile_
-
-    return tile(tile, pointer), codegen
-
-
-@intrinsic
-def rectify(typingctx: Any, tile: Any) -> Any:
-    """``0 if t < 0 else t`` for each element t: keeps NaN, because NaN < 0 is false."""
-
-    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        tile_ = arguments[0]
-        zero = ir.Constant(vector_type(tile.element), None)
-        for _, _, place in _places():
-            value = builder.extract_value(tile_, place)
-            value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
-            tile_ = builder.insert_value(tile_, value, place)
-        return tile_
-
-    return tile(tile), codegen
+    return types.void(width, pointer), codegen
 
 
 @intrinsic
@@ -200,7 +176,7 @@ def store_tile(typingctx: Any, tile: Any, pointer: Any, stride: Any) -> Any:
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         tile_, pointer_, stride_ = arguments
-        for i, j, place in _places():
+        for i, j, place in _places(tile):
             value = builder.extract_value(tile_, place)
             store_vector(builder, value, pointer_, tile.element, builder.mul(stride_, WORD(i)), j)
         return context.get_dummy_value()

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba.extending import intrinsic, models, register_model
 
 from nbops.tuned.pointers import WORD, advance
 
@@ -120,6 +120,109 @@ def vector_lanes(typingctx: Any, like: Any) -> Any:
     """How many elements of a pointer's type a vector holds."""
     lanes = host_tile().vector_bytes * 8 // like.dtype.bitwidth
     return types.intp(like), lambda context, builder, call, arguments: WORD(lanes)
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """Numba's type of one vector register of `element`."""
+
+    def __init__(self, element: types.Float) -> None:
+        self.element = element
+        super().__init__(name=f"Vector({element}, {host_tile().vector_bytes})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, vector_type(kind.element))
+
+
+def _part(builder: Any, pointer: Any, offset: Any, count: Any, element: types.Float) -> tuple[Any, Any, str]:
+    """The address, the mask and LLVM's name of a vector's first `count` elements."""
+    kind = vector_type(element)
+    places = ir.Constant(ir.VectorType(WORD, kind.count), list(range(kind.count)))
+    mask = builder.icmp_signed("<", places, broadcast(builder, count, places.type))
+    address = vector_pointer(builder, pointer, element, offset, 0)
+    return address, mask, f"v{kind.count}f{element.bitwidth}.p0"
+
+
+@intrinsic
+def get_vector(typingctx: Any, pointer: Any, offset: Any) -> Any:
+    """The vector `offset` bytes after a pointer."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        return load_vector(builder, arguments[0], pointer.dtype, arguments[1], 0)
+
+    return Vector(pointer.dtype)(pointer, types.int64), codegen
+
+
+@intrinsic
+def put_vector(typingctx: Any, pointer: Any, offset: Any, value: Any) -> Any:
+    """Write a vector `offset` bytes after a pointer."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        store_vector(builder, arguments[2], arguments[0], pointer.dtype, arguments[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, value), codegen
+
+
+@intrinsic
+def get_part(typingctx: Any, pointer: Any, offset: Any, count: Any) -> Any:
+    """A vector whose first `count` elements are read, and no others; those are 0."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        pointer_, offset_, count_ = arguments
+        address, mask, name = _part(builder, pointer_, offset_, count_, pointer.dtype)
+        kind = vector_type(pointer.dtype)
+        signature = ir.FunctionType(kind, [address.type, INDEX, mask.type, kind])
+        load = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.load.{name}")
+        return builder.call(load, [address, INDEX(1), mask, ir.Constant(kind, None)])
+
+    return Vector(pointer.dtype)(pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def put_part(typingctx: Any, pointer: Any, offset: Any, count: Any, value: Any) -> Any:
+    """Write the first `count` elements of a vector, and no others."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        pointer_, offset_, count_, value_ = arguments
+        address, mask, name = _part(builder, pointer_, offset_, count_, pointer.dtype)
+        kind = vector_type(pointer.dtype)
+        signature = ir.FunctionType(ir.VoidType(), [kind, address.type, INDEX, mask.type])
+        store = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.store.{name}")
+        builder.call(store, [value_, address, INDEX(1), mask])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64, value), codegen
+
+
+@intrinsic
+def add_vectors(typingctx: Any, a: Any, b: Any) -> Any:
+    """``a + b``."""
+    return a(a, a), lambda context, builder, call, arguments: builder.fadd(*arguments)
+
+
+@intrinsic
+def scale_vector(typingctx: Any, pointer: Any, vector: Any) -> Any:
+    """``alpha * v`` for each element v, where `pointer` is that of alpha."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        alpha = broadcast(builder, builder.load(arguments[0], align=1), arguments[1].type)
+        return builder.fmul(alpha, arguments[1])
+
+    return vector(pointer, vector), codegen
+
+
+@intrinsic
+def rectify_vector(typingctx: Any, vector: Any) -> Any:
+    """``0 if v < 0 else v`` for each element v: keeps NaN, because NaN < 0 is false."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        zero = ir.Constant(arguments[0].type, None)
+        return builder.select(builder.fcmp_ordered("<", arguments[0], zero), zero, arguments[0])
+
+    return vector(vector), codegen
 
 
 @intrinsic
