@@ -29,6 +29,7 @@ TRAINING = (
     "relu",
     "relu_gradient",
     "softmax",
+    "softmax_gradient",
     "subtract",
     "sum_row",
     "sum_rows",

@@ -215,6 +215,14 @@ def log_softmax(x: Array, axis: int = -1) -> Array:
     return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
 
 
+def softmax_gradient(y: Array, dy: Array) -> Array:
+    return y * (dy - (y * dy).sum(-1, keepdims=True))
+
+
+def log_softmax_gradient(y: Array, dy: Array) -> Array:
+    return dy - np.exp(y) * dy.sum(-1, keepdims=True)
+
+
 def at_label(label: Array, x: Array, axis: int = -1) -> Array:
     x = np.moveaxis(x, axis, -1)
     batch = np.broadcast_shapes(label.shape, x.shape[:-1])
@@ -310,6 +318,7 @@ DENSE = [
     ((3, 0), (0, 5), (5,)),
 ]
 ROWS = [((3, 5),), ((6,),), ((2, 3, 4),), ((4, 1),), ((1, 300),), ((0, 4),)]
+PAIRS_OF_ROWS = [(*x, *x) for x in ROWS] + [((2, 1, 5), (3, 5))]
 LABELLED = [((3,), (3, 5)), ((), (4,)), ((2, 3), (2, 3, 4)), ((2, 1), (3, 4)), ((2,), (2, 1)), ((0,), (0, 4))]
 WITH_POSITIONS = [(y, x[-1:], x) for y, x in LABELLED]
 
@@ -559,6 +568,8 @@ CASES = [
     # softmax and cross-entropy
     _op("softmax", softmax, ROWS, steps=_last, integers="float"),
     _op("log_softmax", log_softmax, ROWS, steps=_last, integers="float"),
+    _op("softmax_gradient", softmax_gradient, PAIRS_OF_ROWS, steps=_last, integers="float"),
+    _op("log_softmax_gradient", log_softmax_gradient, PAIRS_OF_ROWS, steps=_last, integers="float"),
     _op(
         "peak_and_sum",
         lambda x: (x.max(-1, initial=-np.inf), np.exp(x - x.max(-1, keepdims=True, initial=-np.inf)).sum(-1)),

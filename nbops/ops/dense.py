@@ -32,7 +32,8 @@ from nbops.ops.elementwise import (
 from nbops.ops.products import matmul
 from nbops.ops.reductions import sum_rows
 from nbops.ops.shapes import expand_dims, shape_of
-from nbops.ops.softmax import softmax, softmax_gradient, softmax_row
+from nbops.ops.softmax import softmax, softmax_row
+from nbops.ops.softmax_gradients import softmax_gradient
 from nbops.tuned import dense_cpu, gemm_cpu
 from nbops.tuned.exponential import exp as exponential
 from nbops.tuned.exponential import tanh as hyperbolic_tangent

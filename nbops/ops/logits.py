@@ -23,7 +23,8 @@ from nbops.op import op
 from nbops.ops.elementwise import add, divide, log, multiply, subtract
 from nbops.ops.products import vecdot
 from nbops.ops.shapes import expand_dims, positions
-from nbops.ops.softmax import exp_below, largest, peak_and_sum, softmax, softmax_gradient, sum_exp_below
+from nbops.ops.softmax import exp_below, largest, peak_and_sum, softmax, sum_exp_below
+from nbops.ops.softmax_gradients import softmax_gradient
 
 __all__ = ["crossentropy_and_gradient", "crossentropy_from_logits", "crossentropy_from_logits_gradient"]
 
@@ -122,6 +123,7 @@ def crossentropy_and_gradient(label: Array, x: Array, dout: Array, loss: Array, 
     spread_exponentials(gradient, total, index, dout[()])
 
 
+crossentropy_and_gradient.tune(cuda="nbops.tuned.cuda.rows:crossentropy_and_gradient_plan")
 crossentropy_and_gradient.labelled("label", "n")
 
 

@@ -16,10 +16,9 @@ import numpy as np
 
 from nbops.kernel import Array, Scalar, lanes
 from nbops.op import Op, elementwise, op
-from nbops.ops.elementwise import add, exp, log, maximum, multiply, subtract
-from nbops.ops.products import vecdot
-from nbops.ops.reductions import sum as sum_over
+from nbops.ops.elementwise import add, log, maximum, subtract
 from nbops.ops.shapes import expand_dims
+from nbops.ops.softmax_gradients import log_softmax_gradient, softmax_gradient
 from nbops.tuned import rows_cpu
 from nbops.tuned.exponential import exp as exponential
 from nbops.tuned.exponential import exp_nonpositive
@@ -127,11 +126,6 @@ def _(x: Any, out: Any, dout: Any) -> Any:
     return softmax_gradient(out, dout)
 
 
-def softmax_gradient(out: Any, dout: Any) -> Any:
-    """out (dout - Σ out dout)."""
-    return multiply(out, subtract(dout, expand_dims(vecdot(out, dout), -1)))
-
-
 @op("(n)->(n)", name="log_softmax", integers="float", nanoseconds=1.0)
 def log_softmax_last(x: Array, out: Array) -> None:
     """``out[j] = x[j] - m - log Σ exp(x[i] - m)`` with m the row's maximum."""
@@ -153,7 +147,7 @@ def _(x: Any) -> Any:
 
 @log_softmax_last.gradient
 def _(x: Any, out: Any, dout: Any) -> Any:
-    return subtract(dout, multiply(exp(out), sum_over(dout, axis=-1, keepdims=True)))
+    return log_softmax_gradient(out, dout)
 
 
 def softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None = None) -> Any:

@@ -41,6 +41,7 @@ ARITHMETIC = {"FFMA": "float32", "FADD": "float32", "FMUL": "float32"}
 DOUBLE = {"DFMA", "DADD", "DMUL", "DSETP"}
 GLOBAL = {"LDG", "STG", "LD", "ST", "LDGSTS"}
 SHARED = {"LDS", "STS"}
+LOADS = {"LDG", "LD", "LDGSTS", "LDS"}
 #: Fused multiply-adds that, next to loads of shared memory, make a loop a product.
 PRODUCT = 16
 
@@ -62,6 +63,8 @@ class Bound:
         Of the inner loop.
     wide : float
         The share of loads and stores, by bytes, that move 16 bytes at once, in the inner loop.
+    wide_loads : float
+        The same of loads alone.
     multiply_adds : float
         The share of FFMA and DFMA among the inner loop's instructions.
     limit : str
@@ -80,6 +83,7 @@ class Bound:
     occupancy: float
     instructions: int
     wide: float
+    wide_loads: float
     multiply_adds: float
     limit: str
     bound: float
@@ -107,6 +111,7 @@ def bound_of(call: str, launch: Launch, compute_capability: Capability) -> Bound
         del clocks["memory"]
     limit = max(clocks, key=lambda unit: clocks[unit])
     moved = [i.nbytes for i in body if i.name in GLOBAL | SHARED]
+    loaded = [i.nbytes for i in body if i.name in LOADS]
     shared = code.shared_bytes + launch.shared_bytes
     return Bound(
         call,
@@ -117,12 +122,17 @@ def bound_of(call: str, launch: Launch, compute_capability: Capability) -> Bound
         shared,
         round(occupancy(compute_capability, code.registers, shared, math.prod(launch.block)), 3),
         len(body),
-        round(sum(n for n in moved if n == 16) / sum(moved), 3) if moved else 0.0,
+        _wide_share(moved),
+        _wide_share(loaded),
         round((count["FFMA"] + count["DFMA"]) / len(body), 3),
         limit,
         round(clocks[peak] / clocks[limit], 3),
         peak,
     )
+
+
+def _wide_share(sizes: Sequence[int]) -> float:
+    return round(sum(n for n in sizes if n == 16) / sum(sizes), 3) if sizes else 0.0
 
 
 def inner_loop(instructions: Sequence[Instruction]) -> Sequence[Instruction]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nbops.targets.cuda.kernels import CudaKernel, Dim3
+from nbops.targets.cuda.kernels import CudaKernel, Launch
 
 __all__ = ["Device", "EmulatedDevice", "default_device", "new_device", "parse_compute_capability"]
 
@@ -45,15 +45,7 @@ class Device(Protocol):
     def synchronize(self, stream: int) -> None:
         """Wait for a stream."""
 
-    def launch(
-        self,
-        kernel: CudaKernel,
-        grid: Dim3,
-        block: Dim3,
-        shared_bytes: int,
-        arguments: list[int],
-        stream: int = 0,
-    ) -> None:
+    def launch(self, launch: Launch, arguments: list[int], stream: int = 0) -> None:
         """Run a kernel on int64 arguments, when everything before it on the stream is done."""
 
     def report(self) -> str:
@@ -93,22 +85,12 @@ class EmulatedDevice:
     def synchronize(self, stream: int) -> None:
         """Launches are done when `launch` returns."""
 
-    def launch(
-        self,
-        kernel: CudaKernel,
-        grid: Dim3,
-        block: Dim3,
-        shared_bytes: int,
-        arguments: list[int],
-        stream: int = 0,
-    ) -> None:
+    def launch(self, launch: Launch, arguments: list[int], stream: int = 0) -> None:
         """Execute the kernel's PTX; a stream is only noted, because launches run one after the other."""
         self.streams.append(stream)
-        program, entry = _program(kernel, self.compute_capability)
+        program, entry = _program(launch.kernel, self.compute_capability)
         words = [np.int64(argument) for argument in arguments]
-        self.emulator.launch(
-            program, entry, grid=grid, block=block, shared_bytes=shared_bytes, arguments=words
-        )
+        self.emulator.launch(program, entry, launch.grid, launch.block, launch.shared_bytes, words)
 
     @property
     def counters(self) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from nbops.targets.cuda.kernels import CudaKernel, Dim3
+from nbops.targets.cuda.kernels import CudaKernel, Launch
 
 __all__ = ["TABLE", "Driver", "Gpu", "current_device", "gpu", "load", "missing"]
 
@@ -242,23 +242,16 @@ class Gpu:
         with self._current() as driver:
             driver("cuStreamSynchronize", stream)
 
-    def launch(
-        self,
-        kernel: CudaKernel,
-        grid: Dim3,
-        block: Dim3,
-        shared_bytes: int,
-        arguments: list[int],
-        stream: int = 0,
-    ) -> None:
+    def launch(self, launch: Launch, arguments: list[int], stream: int = 0) -> None:
         """Run a kernel on int64 arguments, when everything before it on the stream is done."""
         values = (ctypes.c_int64 * len(arguments))(*arguments)
         start = ctypes.addressof(values)
         pointers = (ctypes.c_void_p * len(arguments))(*range(start, start + ctypes.sizeof(values), 8))
-        function = self.function(kernel, shared_bytes)
+        function = self.function(launch.kernel, launch.shared_bytes)
+        shape = *launch.grid, *launch.block, launch.shared_bytes
         with self._current() as driver:
-            driver("cuLaunchKernel", function, *grid, *block, shared_bytes, stream, pointers, None)
-        self._launches[kernel.name] += 1
+            driver("cuLaunchKernel", function, *shape, stream, pointers, None)
+        self._launches[launch.kernel.name] += 1
 
     def function(self, kernel: CudaKernel, shared_bytes: int) -> int:
         """The driver's handle of a kernel that may use this much dynamic shared memory."""

@@ -100,7 +100,7 @@ def launch_frame(kernel: Kernel, table: np.ndarray, dtypes: Dtypes, device: Devi
         words = table.ravel()
         for launch in plan.launches:
             arguments = [int(words[where[name]]) for name in launch.words]
-            device.launch(launch.kernel, launch.grid, launch.block, launch.shared_bytes, arguments, stream)
+            device.launch(launch, arguments, stream)
 
 
 def plan_frame(

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from nbops import compiler
 from nbops.op import registry
 from nbops.targets.cuda import loops
 from nbops.targets.cuda.kernels import Call, CudaKernel, Launch, Plan
 from nbops.targets.cuda.toolchain import array_type, device_function
 from nbops.tuned.cuda import gemm_kernel, gemm_parts, tensor_cores
+from nbops.tuned.cuda.helpers import helper
 from nbops.tuned.cuda.tiles import TF32_TILES, TILES, Tile, choose
 from nbops.tuned.cuda.vectors import VECTOR_BYTES
 
@@ -137,7 +137,7 @@ def _finish(activation: str, has_bias: bool) -> Any:
     """What is done to each sum: the bias, and an elementwise op's formula."""
     activate = _formula(activation)
     function = gemm_kernel.add_and_activate if has_bias else gemm_kernel.activate_only
-    return _specialised(function, {"activate": activate})
+    return helper(function, {"activate": activate})
 
 
 @functools.cache
@@ -164,7 +164,7 @@ def parts_kernel(
         "HAS_BIAS": bool(names.bias),
         "finish": _finish(activation, bool(names.bias)),
     }
-    constants["item_offset"] = _specialised(gemm_kernel.item_offset, constants)
+    constants["item_offset"] = helper(gemm_kernel.item_offset, constants)
     name = f"add_{parts}_parts_{dtype.name}_{activation}"
     return CudaKernel(gemm_parts.add_parts, parameters, name=name, max_threads=PART_THREADS, **constants)
 
@@ -232,7 +232,7 @@ def product_kernel(
         ("add_up", multiplier),
         ("item_offset", gemm_kernel),
     ):
-        constants[name] = _specialised(getattr(module, name), constants)
+        constants[name] = helper(getattr(module, name), constants)
     constants |= _operand(constants, "left", left, tile.m) | _operand(constants, "right", right, tile.n)
     kind = "tf32" if tf32 else dtype.name
     name = f"product_{kind}_{tile.m}x{tile.n}_{_letters(left)}{_letters(right)}_{activation}"
@@ -252,23 +252,12 @@ def _operand(constants: dict[str, Any], side: str, reading: Reading, rows: int) 
         "ALONG_DEPTH": reading.along_depth,
         "CHUNKS": chunks,
     }
-    own["places"] = _specialised(gemm_kernel.places, own)
+    own["places"] = helper(gemm_kernel.places, own)
     made = {f"{side.upper()}_CHUNKS": chunks, f"{side.upper()}_STAGED": chunks * reading.width}
     for name in ("start", "fetch", "stage"):
-        made[f"{name}_{side}"] = _specialised(getattr(gemm_kernel, name), own)
+        made[f"{name}_{side}"] = helper(getattr(gemm_kernel, name), own)
     return made
 
 
 def _letters(reading: Reading) -> str:
     return f"{'p' if reading.along_depth else 'r'}{reading.width}"
-
-
-def _specialised(function: Any, constants: dict[str, Any]) -> Any:
-    """A helper with those of the constants that it reads; kernels share what they have in common."""
-    own = {name: constants[name] for name in function.__code__.co_names if name in constants}
-    return _shared(function, tuple(own.items()))
-
-
-@functools.cache
-def _shared(function: Any, constants: tuple[tuple[str, Any], ...]) -> Any:
-    return device_function(compiler.specialise(function, "product", **dict(constants)))

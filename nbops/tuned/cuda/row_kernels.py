@@ -1,4 +1,4 @@
-"""Kernels that read a row, sum over it, and write a row or one number: softmax and its relatives.
+"""Kernels that read a row, sum over it, and write a row, a number, or both: softmax and its relatives.
 
 All of them compute a total of terms, and then what each element becomes of it::
 
@@ -10,11 +10,13 @@ All of them compute a total of terms, and then what each element becomes of it::
 THREADS threads share a row: some lanes of a warp, a warp, or a block. Thread t takes WIDTH neighbours from
 ``t * WIDTH`` on, and again THREADS * WIDTH further on, so that a warp reads memory without gaps.
 
-**In registers** (`row_to_row`, `row_to_number`). The row is read once, by COUNT elements a thread, and stays
-in registers for the peak, the sum and the result.
+**In registers** (`row_in_registers`). The row is read once, by COUNT elements a thread, and stays in
+registers for the peak, the sum and the result.
 
-**Streamed** (`long_row_to_row`, `long_row_to_number`). A row too long for that is read once for peak and
-total together, where a higher peak rescales the total so far, and once more where a row is written.
+**Streamed** (`streamed_row`). A row too long for that is read once for peak and total together, where a
+higher peak rescales the total so far, and once more where a row is written.
+
+An op writes a row, a number from the labelled element, or both: HAS_ROW and HAS_NUMBER say which.
 
 The order of all additions depends on the length of the row and on whether it is aligned, on nothing else.
 """
@@ -29,12 +31,16 @@ from nbops.tuned.cuda.memory import get_elements, load, load_vector, put_element
 from nbops.tuned.cuda.warps import all_largest, all_sum
 
 __all__ = [
-    "long_row_to_number",
-    "long_row_to_row",
+    "chosen_of",
+    "finish_chunk",
+    "peak_of",
     "position",
+    "put_number",
     "read_chunk",
-    "row_to_number",
-    "row_to_row",
+    "read_row",
+    "rescaled",
+    "row_in_registers",
+    "streamed_row",
     "summarise",
     "this_row",
     "write_chunk",
@@ -45,7 +51,7 @@ ELEMENT: Any = None
 index: Any = None
 word: Any = None
 ITEMSIZE, WIDTH, THREADS, BLOCK, COUNT, SCRATCH = 4, 4, 32, 128, 16, 1
-HAS_PEAK, HAS_LABEL = True, False
+HAS_PEAK, HAS_LABEL, HAS_ROW, HAS_NUMBER = True, False, True, False
 LOWEST: Any = -math.inf
 
 
@@ -131,32 +137,6 @@ def peak_of(values: Any, scratch: Any) -> Any:
     return all_largest(peak, scratch)
 
 
-def row_to_row(words: Any) -> None:
-    """A row becomes a row."""
-    items, size, label, label_row, x, x_row, dout, dout_row, out, out_row = words
-    scratch = cuda.shared.array(SCRATCH, ELEMENT)
-    more_scratch = cuda.shared.array(SCRATCH, ELEMENT)
-    values = cuda.local.array(COUNT, ELEMENT)
-    row = word(this_row())
-    inside = row < items
-    n = index(size) if inside else index(0)
-    row = row if inside else word(0)
-    read_row(values, x + row * x_row, n)
-    peak = peak_of(values, scratch) if HAS_PEAK else ELEMENT(0)
-    total = ELEMENT(0)
-    for i in range(COUNT):
-        own_term = term(values[i], peak)
-        total += own_term if position(i // WIDTH) < n else ELEMENT(0)
-        values[i] = kept(values[i], own_term)
-    total = all_sum(total, more_scratch)
-    upstream = load(ELEMENT, dout + row * dout_row) if HAS_LABEL else ELEMENT(0)
-    labelled = load(word, label + row * label_row) if HAS_LABEL else word(0)
-    shared = share(total, upstream)
-    for chunk in range(COUNT // WIDTH):
-        finish_chunk(values, chunk * WIDTH, position(chunk), peak, shared, upstream, labelled, size)
-        write_chunk(values, chunk * WIDTH, out + row * out_row, position(chunk), n)
-
-
 def finish_chunk(
     values: Any, first: int, at: int, peak: Any, shared: Any, upstream: Any, labelled: int, size: int
 ) -> None:
@@ -172,9 +152,29 @@ def finish_chunk(
         values[first + k] = finished
 
 
-def row_to_number(words: Any) -> None:
-    """A row and the number of one of its elements become a number."""
-    items, size, label, label_row, x, x_row, out, out_row = words
+def chosen_of(values: Any, labelled: int, n: int) -> tuple[Any, Any]:
+    """The labelled element, and whether this thread holds it."""
+    chosen = ELEMENT(0)
+    owner = False
+    for i in range(COUNT):
+        at = position(i // WIDTH)
+        if word(at) + i % WIDTH == labelled:
+            chosen = values[i]
+            owner = at < n
+    return chosen, owner
+
+
+def put_number(place: int, chosen: Any, owner: Any, first: Any, peak: Any, total: Any, outside: Any) -> None:
+    """Write a row's number, by the thread that holds its label; the first writes NaN where there is none."""
+    if owner:
+        store(place, loss(chosen, peak, total))
+    elif first and outside:
+        store(place, ELEMENT(math.nan))
+
+
+def row_in_registers(words: Any) -> None:
+    """A row becomes a row, or a number, or both."""
+    items, size, label, label_row, x, x_row, dout, dout_row, out, out_row, number, number_row = words
     scratch = cuda.shared.array(SCRATCH, ELEMENT)
     more_scratch = cuda.shared.array(SCRATCH, ELEMENT)
     values = cuda.local.array(COUNT, ELEMENT)
@@ -184,21 +184,24 @@ def row_to_number(words: Any) -> None:
     row = row if inside else word(0)
     read_row(values, x + row * x_row, n)
     peak = peak_of(values, scratch) if HAS_PEAK else ELEMENT(0)
-    labelled = load(word, label + row * label_row)
+    labelled = load(word, label + row * label_row) if HAS_LABEL else word(0)
+    chosen, owner = chosen_of(values, labelled, n) if HAS_NUMBER else (ELEMENT(0), False)
     total = ELEMENT(0)
-    chosen = ELEMENT(0)
-    owner = False
     for i in range(COUNT):
-        at = position(i // WIDTH)
-        total += term(values[i], peak) if at < n else ELEMENT(0)
-        if word(at) + i % WIDTH == labelled:
-            chosen = values[i]
-            owner = at < n
+        own_term = term(values[i], peak)
+        total += own_term if position(i // WIDTH) < n else ELEMENT(0)
+        if HAS_ROW:
+            values[i] = kept(values[i], own_term)
     total = all_sum(total, more_scratch)
-    if owner:
-        store(out + row * out_row, loss(chosen, peak, total))
-    elif inside and position(0) == 0 and (labelled < 0 or labelled >= size):
-        store(out + row * out_row, ELEMENT(math.nan))
+    if HAS_NUMBER:
+        first, outside = inside and position(0) == 0, labelled < 0 or labelled >= size
+        put_number(number + row * number_row, chosen, owner, first, peak, total, outside)
+    if HAS_ROW:
+        upstream = load(ELEMENT, dout + row * dout_row) if HAS_LABEL else ELEMENT(0)
+        shared = share(total, upstream)
+        for chunk in range(COUNT // WIDTH):
+            finish_chunk(values, chunk * WIDTH, position(chunk), peak, shared, upstream, labelled, size)
+            write_chunk(values, chunk * WIDTH, out + row * out_row, position(chunk), n)
 
 
 # ---- rows that don't ------------------------------------------------------------------------------------
@@ -235,39 +238,29 @@ def rescaled(total: Any, peak: Any, higher: Any) -> Any:
     return total if peak == higher else total * ELEMENT(math.exp(peak - higher))
 
 
-def long_row_to_row(words: Any) -> None:
-    """A row becomes a row, one block a row."""
-    _, size, label, label_row, x, x_row, dout, dout_row, out, out_row = words
+def streamed_row(words: Any) -> None:
+    """A row becomes a row, or a number, or both, one block a row."""
+    _, size, label, label_row, x, x_row, dout, dout_row, out, out_row, number, number_row = words
     scratch = cuda.shared.array(SCRATCH, ELEMENT)
     more_scratch = cuda.shared.array(SCRATCH, ELEMENT)
     values = cuda.local.array(WIDTH, ELEMENT)
     row = word(this_row())
     n = index(size)
     peak, total = summarise(x + row * x_row, n, scratch, more_scratch)
-    upstream = load(ELEMENT, dout + row * dout_row) if HAS_LABEL else ELEMENT(0)
-    labelled = load(word, label + row * label_row) if HAS_LABEL else word(0)
-    shared = share(total, upstream)
-    at = position(0)
-    while at < n:
-        read_chunk(values, 0, x + row * x_row, at, n)
-        for k in range(WIDTH):
-            values[k] = kept(values[k], term(values[k], peak))
-        finish_chunk(values, 0, at, peak, shared, upstream, labelled, size)
-        write_chunk(values, 0, out + row * out_row, at, n)
-        at = index(at + index(THREADS * WIDTH))
-
-
-def long_row_to_number(words: Any) -> None:
-    """A row and the number of one of its elements become a number, one block a row."""
-    _, size, label, label_row, x, x_row, out, out_row = words
-    scratch = cuda.shared.array(SCRATCH, ELEMENT)
-    more_scratch = cuda.shared.array(SCRATCH, ELEMENT)
-    row = word(this_row())
-    peak, total = summarise(x + row * x_row, index(size), scratch, more_scratch)
-    if cuda.threadIdx.x == 0:
+    if HAS_NUMBER and cuda.threadIdx.x == 0:
         labelled = load(word, label + row * label_row)
-        if labelled < 0 or labelled >= size:
-            store(out + row * out_row, ELEMENT(math.nan))
-        else:
-            chosen = load(ELEMENT, x + row * x_row + labelled * ITEMSIZE)
-            store(out + row * out_row, loss(chosen, peak, total))
+        outside = labelled < 0 or labelled >= size
+        chosen = load(ELEMENT, x + row * x_row + (word(0) if outside else labelled) * ITEMSIZE)
+        put_number(number + row * number_row, chosen, not outside, True, peak, total, outside)
+    if HAS_ROW:
+        labelled = load(word, label + row * label_row) if HAS_LABEL else word(0)
+        upstream = load(ELEMENT, dout + row * dout_row) if HAS_LABEL else ELEMENT(0)
+        shared = share(total, upstream)
+        at = position(0)
+        while at < n:
+            read_chunk(values, 0, x + row * x_row, at, n)
+            for k in range(WIDTH):
+                values[k] = kept(values[k], term(values[k], peak))
+            finish_chunk(values, 0, at, peak, shared, upstream, labelled, size)
+            write_chunk(values, 0, out + row * out_row, at, n)
+            at = index(at + index(THREADS * WIDTH))

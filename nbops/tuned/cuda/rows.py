@@ -1,15 +1,4 @@
-"""softmax, log_softmax and cross-entropy as launches of `nbops.tuned.cuda.row_kernels`.
-
-A row that fits into registers is read once; how many threads share it depends on its length::
-
-    up to 32 elements                lanes of a warp, one element each
-    up to 32 · COUNT                 a warp
-    up to 512 · COUNT                a block
-    longer                           a block, which reads it once more
-
-COUNT is how many elements a thread holds: 16 float32, or 8 float64. A block of 1024 threads would leave each
-of them 64 of the 65,536 registers, too few for that without a stack.
-"""
+"""softmax, log_softmax and cross-entropy as launches of `nbops.tuned.cuda.row_kernels`."""
 
 from __future__ import annotations
 
@@ -21,17 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from nbops import compiler
-from nbops.frame import CONTIGUOUS
 from nbops.ops import losses
-from nbops.targets.cuda.kernels import Call, CudaKernel, Launch, Plan
-from nbops.targets.cuda.loops import NARROW, SERIAL, on_device
-from nbops.targets.cuda.toolchain import array_type, device_function, types
-from nbops.tuned.cuda import row_kernels, warps
-from nbops.tuned.cuda.vectors import VECTOR_BYTES
+from nbops.targets.cuda.kernels import Call, CudaKernel, Plan
+from nbops.targets.cuda.loops import SERIAL, on_device
+from nbops.targets.cuda.toolchain import device_function
+from nbops.tuned.cuda import row_kernels, row_layout, warps
+from nbops.tuned.cuda.helpers import add_helpers, helper
 
 __all__ = [
-    "CAPACITY_BYTES",
+    "crossentropy_and_gradient_plan",
     "crossentropy_from_logits_gradient_plan",
     "crossentropy_from_logits_plan",
     "crossentropy_from_probabilities_gradient_plan",
@@ -39,11 +26,6 @@ __all__ = [
     "log_softmax_plan",
     "softmax_plan",
 ]
-
-#: What a thread holds of a row, in bytes.
-CAPACITY_BYTES = 64
-SMALL_BLOCK, STREAMING_BLOCK = 128, 1024
-LARGEST_GRID = 2**31 - 1
 
 
 # ---- what each op does with an element ----------------------------------------------------------------
@@ -92,18 +74,19 @@ class Rule:
     Parameters
     ----------
     x : str
-        The row's name.
-    to_number : bool
-        Whether the result is a number, or a row.
+        The name of the row that is read.
+    row, number : str
+        The names of the row and of the number that are written; empty for none.
     has_peak : bool
     has_label : bool
-        Whether the row that is written depends on a label.
+        Whether what is written depends on a label.
     functions : tuple of (str, function)
     """
 
     name: str
     x: str = "x"
-    to_number: bool = False
+    row: str = "out"
+    number: str = ""
     has_peak: bool = True
     has_label: bool = False
     functions: tuple[tuple[str, Callable[..., Any]], ...] = ()
@@ -112,15 +95,19 @@ class Rule:
 PROBABILITIES = ("term", clipped_term), ("kept", itself)
 SOFTMAX = Rule("softmax")
 LOG_SOFTMAX = Rule("log_softmax", functions=(("kept", itself), ("share", logarithm), ("finish", below)))
-FROM_LOGITS = Rule("crossentropy_from_logits", to_number=True)
-FROM_LOGITS_GRADIENT = Rule(
-    "crossentropy_from_logits_gradient", has_label=True, functions=(("share", upstream_share),)
+FROM_LOGITS = Rule("crossentropy_from_logits", row="", number="out", has_label=True)
+UPSTREAM = ("share", upstream_share)
+FROM_LOGITS_GRADIENT = Rule("crossentropy_from_logits_gradient", has_label=True, functions=(UPSTREAM,))
+LOSS_AND_GRADIENT = Rule(
+    "crossentropy_and_gradient", row="gradient", number="loss", has_label=True, functions=(UPSTREAM,)
 )
 FROM_PROBABILITIES = Rule(
     "crossentropy_from_probabilities",
     x="p",
-    to_number=True,
+    row="",
+    number="out",
     has_peak=False,
+    has_label=True,
     functions=(*PROBABILITIES, ("loss", clipped_loss)),
 )
 FROM_PROBABILITIES_GRADIENT = Rule(
@@ -130,7 +117,7 @@ FROM_PROBABILITIES_GRADIENT = Rule(
     has_label=True,
     functions=(
         *PROBABILITIES,
-        ("share", upstream_share),
+        UPSTREAM,
         ("finish", share_unless_clipped),
         ("finish_label", label_unless_clipped),
     ),
@@ -157,6 +144,11 @@ def crossentropy_from_logits_gradient_plan(call: Call) -> Plan | None:
     return row_plan(call, FROM_LOGITS_GRADIENT)
 
 
+def crossentropy_and_gradient_plan(call: Call) -> Plan | None:
+    """Both in one."""
+    return row_plan(call, LOSS_AND_GRADIENT)
+
+
 def crossentropy_from_probabilities_plan(call: Call) -> Plan | None:
     """Cross-entropy from probabilities."""
     return row_plan(call, FROM_PROBABILITIES)
@@ -171,81 +163,37 @@ def crossentropy_from_probabilities_gradient_plan(call: Call) -> Plan | None:
 
 
 def row_plan(call: Call, rule: Rule) -> Plan | None:
-    """One launch; None where rows don't lie contiguous, or are of another dtype."""
-    dtype = call.dtypes[-1]
-    n = call["n"]
-    if dtype not in (np.float32, np.float64) or not 0 < n < NARROW:
-        return None
-    if call.layout != CONTIGUOUS or call.batch_rank > 1:
-        return None
-    rows = (rule.x,) if rule.to_number else (rule.x, "out")
-    places = [call[name] for row in rows for name in (row, f"{row}_batch0")]
-    aligned = n * dtype.itemsize % VECTOR_BYTES == 0 and not any(place % VECTOR_BYTES for place in places)
-    threads, count = threads_and_count(n, dtype.itemsize)
-    kernel = row_kernel(rule, dtype, threads, count, aligned and count != 1)
-    block = max(threads, SMALL_BLOCK)
-    blocks = -(-call["items"] * threads // block)
-    return Plan([Launch(kernel, (blocks, 1, 1), (block, 1, 1))]) if blocks <= LARGEST_GRID else None
-
-
-def threads_and_count(n: int, itemsize: int) -> tuple[int, int]:
-    """How many threads share a row, and how many elements each holds; 0 where it does not fit."""
-    capacity = CAPACITY_BYTES // itemsize
-    for threads in 4, 8, 16, 32:
-        if n <= threads:
-            return threads, 1
-    for count in VECTOR_BYTES // itemsize, 2 * VECTOR_BYTES // itemsize, capacity:
-        if n <= warps.WARP * count:
-            return warps.WARP, count
-    for threads in 128, 256, 512:
-        if n <= threads * capacity:
-            return threads, capacity
-    return STREAMING_BLOCK, 0
+    """One launch; see `row_layout.plan`."""
+    rows = [name for name in (rule.x, rule.row) if name]
+    return row_layout.plan(call, rows, functools.partial(row_kernel, rule))
 
 
 @functools.cache
 def row_kernel(rule: Rule, dtype: np.dtype[Any], threads: int, count: int, aligned: bool) -> CudaKernel:
-    """The kernel for one way to share a row.
-
-    Parameters
-    ----------
-    rule : Rule
-    dtype : dtype
-    threads : int
-        That share a row.
-    count : int
-        Elements that each holds; 0 for rows that don't fit into registers.
-    aligned : bool
-        Whether every row begins at a multiple of 16 bytes.
-    """
-    element = array_type(dtype, 1, "C", False).dtype
-    block = max(threads, SMALL_BLOCK)
-    constants: dict[str, Any] = {
-        "ELEMENT": element,
-        "LOWEST": dtype.type(-np.inf),
-        "ITEMSIZE": dtype.itemsize,
-        "WIDTH": VECTOR_BYTES // dtype.itemsize if aligned else 1,
-        "THREADS": threads,
-        "BLOCK": block,
-        "COUNT": count,
-        "SCRATCH": max(threads // warps.WARP, 1),
+    """The kernel of a rule for one way to share a row; see `row_layout.plan`."""
+    constants = row_layout.constants(dtype, threads, count, aligned)
+    constants |= {
         "HAS_PEAK": rule.has_peak,
         "HAS_LABEL": rule.has_label,
-        "index": types.uint32,
-        "word": types.int64,
+        "HAS_ROW": bool(rule.row),
+        "HAS_NUMBER": bool(rule.number),
         "clip": device_function(on_device(losses.clip, SERIAL)),
         "is_clipped": device_function(on_device(losses.is_clipped, SERIAL)),
     }
     functions = dict(rule.functions)
-    own = [functions.get(name, getattr(row_kernels, name)) for name in OWN]
-    for name, function in zip(OWN, own, strict=True):
-        constants[name] = device_function(compiler.specialise(function, "rows", **constants))
-    for function in HELPERS:
-        constants[function.__name__] = device_function(compiler.specialise(function, "rows", **constants))
-    template, parameters = _template(rule, count)
-    shape = f"{threads}x{count or 'any'}_{constants['WIDTH']}"
-    name = f"{rule.name}_{dtype.name}_{shape}"
-    return CudaKernel(template, parameters, name=name, max_threads=block, **constants)
+    for name in OWN:
+        constants[name] = helper(functions.get(name, getattr(row_kernels, name)), constants)
+    add_helpers(constants, HELPERS)
+    # an op that lacks one of them is given its row in that place, and does not look at it
+    label, upstream = ("label", "dout" if rule.row else rule.x) if rule.has_label else (rule.x, rule.x)
+    operands = label, rule.x, upstream, rule.row or rule.x, rule.number or rule.x
+    return CudaKernel(
+        row_kernels.row_in_registers if count else row_kernels.streamed_row,
+        ["items", "n", *(word for name in operands for word in (name, f"{name}_batch0"))],
+        name=f"{rule.name}_{dtype.name}_{row_layout.shape_name(constants)}",
+        max_threads=constants["BLOCK"],
+        **constants,
+    )
 
 
 OWN = "term", "kept", "share", "finish", "finish_label", "loss"
@@ -262,19 +210,8 @@ HELPERS = (
     row_kernels.read_row,
     row_kernels.peak_of,
     row_kernels.finish_chunk,
+    row_kernels.chosen_of,
+    row_kernels.put_number,
     row_kernels.rescaled,
     row_kernels.summarise,
 )
-
-
-def _template(rule: Rule, count: int) -> tuple[Callable[..., Any], list[str]]:
-    """The function, and the words that it takes."""
-    names: tuple[str, ...]
-    if rule.to_number:
-        function = row_kernels.row_to_number if count else row_kernels.long_row_to_number
-        names = ("label", rule.x, "out")
-    else:
-        function = row_kernels.row_to_row if count else row_kernels.long_row_to_row
-        # an op without a label is given its row in those places, and looks at none
-        names = ("label", rule.x, "dout", "out") if rule.has_label else (rule.x, rule.x, rule.x, "out")
-    return function, ["items", "n", *(word for name in names for word in (name, f"{name}_batch0"))]

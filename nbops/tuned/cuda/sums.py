@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from nbops import compiler
 from nbops.frame import CONTIGUOUS
 from nbops.targets.cuda.kernels import Call, CudaKernel, Launch, Plan
 from nbops.targets.cuda.loops import NARROW
-from nbops.targets.cuda.toolchain import array_type, device_function, types
+from nbops.targets.cuda.toolchain import array_type, types
 from nbops.tuned.cuda import row_kernels, sum_kernels, warps
+from nbops.tuned.cuda.helpers import add_helpers
 from nbops.tuned.cuda.vectors import VECTOR_BYTES
 
 __all__ = [
@@ -146,15 +146,8 @@ def row_kernel(dtype: np.dtype[Any], stage: Stage, threads: int, aligned: bool) 
         "SCRATCH": max(threads // warps.WARP, 1),
         "PART": NARROW if stage is Stage.WHOLE else ROW_PART,
     }
-    for function in (
-        warps.sum_of_lanes,
-        warps.all_sum,
-        row_kernels.this_row,
-        row_kernels.position,
-        sum_kernels.read_up_to,
-        sum_kernels.sum_part,
-    ):
-        constants[function.__name__] = device_function(compiler.specialise(function, "sums", **constants))
+    helpers = warps.sum_of_lanes, warps.all_sum, row_kernels.this_row, row_kernels.position
+    add_helpers(constants, (*helpers, sum_kernels.read_up_to, sum_kernels.sum_part))
     parameters = ["items", "n", "x", "x_batch0", "out", "out_batch0", "workspace"]
     name = f"sum_row_{dtype.name}_{stage.name.lower()}_{threads}_{'vectors' if aligned else 'elements'}"
     return CudaKernel(sum_kernels.sum_row, parameters, name=name, max_threads=block, **constants)
@@ -180,9 +173,7 @@ def rows_kernel(dtype: np.dtype[Any], stage: Stage, aligned: bool) -> CudaKernel
         "SCRATCH": BLOCK * width,
         "PART": NARROW if stage is Stage.WHOLE else COLUMN_PART,
     }
-    constants["read_up_to"] = device_function(
-        compiler.specialise(sum_kernels.read_up_to, "sums", **constants)
-    )
+    add_helpers(constants, [sum_kernels.read_up_to])
     parameters = ["m", "n", "x", "x_batch0", "out", "out_batch0", "workspace"]
     name = f"sum_rows_{dtype.name}_{stage.name.lower()}_{'vectors' if aligned else 'elements'}"
     return CudaKernel(sum_kernels.sum_rows, parameters, name=name, max_threads=BLOCK, **constants)

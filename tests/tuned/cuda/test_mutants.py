@@ -22,8 +22,22 @@ import nbops
 from nbops.ops import logits as from_logits
 from nbops.ops.reductions import sum_row, sum_rows
 from nbops.ops.softmax import softmax_last
+from nbops.ops.softmax_gradients import softmax_gradient
 from nbops.targets.emulator.errors import EmulatorError
-from nbops.tuned.cuda import elementwise, gemm, gemm_kernel, row_kernels, rows, sum_kernels, sums, warps
+from nbops.tuned.cuda import (
+    elementwise,
+    gemm,
+    gemm_kernel,
+    helpers,
+    row_gradient_kernels,
+    row_gradients,
+    row_kernels,
+    rows,
+    sum_kernels,
+    sums,
+    warps,
+)
+from tests.cases import as_list
 from tests.targets.cuda import needs_compiler
 
 pytestmark = needs_compiler
@@ -42,6 +56,11 @@ def close(result: Any, exact: Any, tolerance: float = 1e-5) -> None:
     np.testing.assert_allclose(result, exact, rtol=tolerance, atol=tolerance)
 
 
+def close_each(results: Any, exact: Any) -> None:
+    for result, wanted in zip(as_list(results), as_list(exact), strict=True):
+        close(result, wanted)
+
+
 def spread(rows_: int, n: int) -> np.ndarray:
     """Ascending numbers that are too large for an exponential without their peak."""
     return np.linspace(-300, 300, rows_ * n, dtype=np.float32).reshape(rows_, n)
@@ -55,7 +74,13 @@ def labelled(op: Any, n: int) -> Callable[[], None]:
     """The third label is no element's."""
     x, labels = draw(5, n), np.array([0, n - 1, n, 3, 4])
     operands = [labels, x, draw(5)][: len(op.arguments)]
-    return lambda: close(op(*operands), op(*operands, target="serial"))
+    return lambda: close_each(op(*operands), op(*operands, target="serial"))
+
+
+def gradient_of(n: int) -> Callable[[], None]:
+    y, dy = draw(5, n), draw(1, n)[:, ::-1].copy().repeat(5, 0)
+    exact = [x.astype(np.float64) for x in (y, dy)]
+    return lambda: close(softmax_gradient(y, dy), softmax_gradient(*exact, target="serial"), 1e-4)
 
 
 def add_of(*shapes: tuple[int, ...]) -> Callable[[], None]:
@@ -76,6 +101,11 @@ CASES: dict[str, Callable[[], None]] = {
     "a streamed row": softmax_of(spread(2, 8203)),
     "loss": labelled(from_logits.crossentropy_from_logits, 10),
     "loss's gradient": labelled(from_logits.crossentropy_from_logits_gradient, 12),
+    "loss and gradient": labelled(from_logits.crossentropy_and_gradient, 12),
+    "loss of a streamed row": labelled(from_logits.crossentropy_from_logits, 8203),
+    "gradient of a row": gradient_of(12),
+    "gradient of a block's row": gradient_of(2044),
+    "gradient of a streamed row": gradient_of(8203),
     "sum": lambda: close(sum_row(draw(5, 701)), draw(5, 701).sum(1, dtype=np.float64), 1e-6),
     "sum in parts": lambda: close(sum_row(draw(2, 33_000)), draw(2, 33_000).sum(1, dtype=np.float64), 1e-6),
     "sum of rows": lambda: close(sum_rows(draw(30, 36)), draw(30, 36).sum(0, dtype=np.float64), 1e-6),
@@ -121,9 +151,9 @@ MUTANTS = [
     # < to <=, and the other way
     Mutant(row_kernels.read_chunk, "at < n", "at <= n", "a block a row"),
     Mutant(row_kernels.write_chunk, "at < n", "at <= n", "a block a row"),
-    Mutant(row_kernels.row_to_row, "row < items", "row <= items", "lanes a row"),
+    Mutant(row_kernels.row_in_registers, "row < items", "row <= items", "lanes a row"),
     Mutant(row_kernels.finish_chunk, "labelled >= size", "labelled > size", "loss's gradient"),
-    Mutant(row_kernels.row_to_number, "labelled >= size", "labelled > size", "loss"),
+    Mutant(row_kernels.row_in_registers, "labelled >= size", "labelled > size", "loss"),
     Mutant(sum_kernels.read_up_to, "k < count", "k <= count", "sum"),
     Mutant(sum_kernels.sum_rows, "row < stop", "row <= stop", "sum of rows"),
     Mutant(sum_kernels.sum_rows, "column < columns", "column <= columns", "sum of rows of 10"),
@@ -136,11 +166,29 @@ MUTANTS = [
     Mutant(sum_kernels.sum_row, "row * parts) * PART", "row * parts) * (PART - 1)", "sum in parts"),
     Mutant(sum_kernels.sum_rows, "row += WARPS", "row += 1", "sum of rows"),
     Mutant(elementwise.run_vectors, "vector + stride", "vector + stride + index(1)", "many vectors"),
+    Mutant(row_kernels.chosen_of, "+ i % WIDTH", "+ i % WIDTH + 1", "loss and gradient"),
+    Mutant(row_kernels.put_number, "first and outside", "outside", "loss and gradient"),
+    Mutant(row_kernels.streamed_row, "else labelled) * ITEMSIZE", "else labelled)", "loss of a streamed row"),
     # a total that is not reset, or not all of it
-    Mutant(row_kernels.row_to_number, "total = ELEMENT(0)", "total = ELEMENT(1)", "loss"),
+    Mutant(row_kernels.row_in_registers, "total = ELEMENT(0)", "total = ELEMENT(1)", "loss"),
     Mutant(row_kernels.peak_of, "range(1, COUNT)", "range(1, COUNT // 2)", "a block a row"),
     Mutant(row_kernels.summarise, "rescaled(total, peak, higher)", "total", "a streamed row"),
-    Mutant(row_kernels.long_row_to_row, "at < n", "at < n - index(1)", "a streamed row"),
+    Mutant(row_kernels.streamed_row, "at < n", "at < n - index(1)", "a streamed row"),
+    Mutant(
+        row_gradient_kernels.rows_in_registers,
+        "total = ELEMENT(0)",
+        "total = ELEMENT(1)",
+        "gradient of a row",
+    ),
+    Mutant(row_gradient_kernels.rows_in_registers, "< n else", "<= n else", "gradient of a row"),
+    Mutant(row_gradient_kernels.rows_in_registers, "row < items", "row <= items", "gradient of a row"),
+    Mutant(row_gradient_kernels.rows_in_registers, "dy + row", "y + row", "gradient of a block's row"),
+    Mutant(
+        row_gradient_kernels.streamed_rows,
+        "total += term",
+        "total = term",
+        "gradient of a streamed row",
+    ),
     Mutant(sum_kernels.sum_part, "TOTAL(0)", "TOTAL(1)", "sum"),
     Mutant(sum_kernels.sum_rows, "range(1, WARPS)", "range(2, WARPS)", "sum of rows"),
 ]
@@ -182,7 +230,7 @@ def in_place(mutant: Mutant) -> Iterator[None]:
 
 
 def forget() -> None:
-    for module in elementwise, gemm, rows, sums:
+    for module in elementwise, gemm, helpers, row_gradients, rows, sums:
         for value in vars(module).values():
             if hasattr(value, "cache_clear") and getattr(value, "__module__", "") == module.__name__:
                 value.cache_clear()

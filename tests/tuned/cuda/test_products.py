@@ -198,7 +198,7 @@ def test_relu_of_nan_is_nan_and_of_minus_infinity_zero() -> None:
 
 def kernels_of(gpu: Any) -> list[str]:
     """The names of the tuned kernels that ran, in order of appearance."""
-    known = ("multiply_tiles", "add_parts", "sum_rows", "row_to_row")
+    known = ("multiply_tiles", "add_parts", "sum_rows", "row_in_registers")
     return [next((own for own in known if own in name), name) for name in gpu.counters]
 
 
@@ -206,7 +206,7 @@ def test_the_softmax_layer_is_the_product_and_softmaxs_own_kernel(rng: np.random
     x, w, b = (draw(rng, shape, np.float32) for shape in ((21, 30), (30, 10), (10,)))
     with nbops.use("cuda-emulator") as gpu:
         result = nbops.dense(x, w, b, "softmax")
-    assert kernels_of(gpu) == ["multiply_tiles", "row_to_row"]
+    assert kernels_of(gpu) == ["multiply_tiles", "row_in_registers"]
     e = np.exp(x.astype(np.float64) @ w + b)
     np.testing.assert_allclose(result, e / e.sum(1, keepdims=True), rtol=1e-5, atol=1e-7)
 

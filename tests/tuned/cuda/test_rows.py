@@ -13,6 +13,8 @@ from nbops.op import Op
 from nbops.ops import logits as from_logits
 from nbops.ops import losses
 from nbops.ops.softmax import log_softmax_last, softmax_last
+from nbops.ops.softmax_gradients import log_softmax_gradient, softmax_gradient
+from tests.cases import as_list
 from tests.targets.cuda import needs_compiler
 
 pytestmark = needs_compiler
@@ -20,11 +22,17 @@ pytestmark = needs_compiler
 #: A few lanes, a whole warp with and without vectors, blocks, and rows beyond the registers.
 LENGTHS = [1, 10, 32, 33, 128, 701, 2048, 8200, 8203]
 IN_REGISTERS = [10, 128, 2048]
+TO_ROWS = ["softmax", "log_softmax", "softmax_gradient", "log_softmax_gradient"]
 ROWS = 5
 
 
 def logits(rng: np.random.Generator, n: int, dtype: str) -> list[np.ndarray]:
     return [(3 * rng.normal(size=(ROWS, n))).astype(dtype)]
+
+
+def pairs(rng: np.random.Generator, n: int, dtype: str) -> list[np.ndarray]:
+    """Rows of length 1, so that totals don't grow with n, and an upstream gradient."""
+    return [(rng.normal(size=(ROWS, n)) / np.sqrt(n)).astype(dtype), rng.normal(size=(ROWS, n)).astype(dtype)]
 
 
 def labelled_logits(rng: np.random.Generator, n: int, dtype: str) -> list[np.ndarray]:
@@ -52,7 +60,10 @@ def with_upstream(draw: Callable[..., list[np.ndarray]]) -> Callable[..., list[n
 OPS: dict[str, tuple[Op, Callable[..., list[np.ndarray]]]] = {
     "softmax": (softmax_last, logits),
     "log_softmax": (log_softmax_last, logits),
+    "softmax_gradient": (softmax_gradient, pairs),
+    "log_softmax_gradient": (log_softmax_gradient, pairs),
     "from_logits": (from_logits.crossentropy_from_logits, labelled_logits),
+    "from_logits_and_gradient": (from_logits.crossentropy_and_gradient, with_upstream(labelled_logits)),
     "from_logits_gradient": (from_logits.crossentropy_from_logits_gradient, with_upstream(labelled_logits)),
     "from_probabilities": (losses.crossentropy_from_probabilities, labelled_probabilities),
     "from_probabilities_gradient": (
@@ -60,20 +71,27 @@ OPS: dict[str, tuple[Op, Callable[..., list[np.ndarray]]]] = {
         with_upstream(labelled_probabilities),
     ),
 }
+THOROUGHLY = "softmax", "softmax_gradient"
 POINTS = [
     *[("softmax", n, "float32", (9, 0)) for n in LENGTHS],
-    *[("softmax", n, "float64", (12, 0)) for n in (10, 1024, 4099)],
-    *[(name, n, "float32", (9, 0)) for name in list(OPS)[1:] for n in (10, 2048, 8203)],
+    *[("softmax_gradient", n, "float32", (9, 0)) for n in LENGTHS],
+    *[(name, n, "float64", (12, 0)) for name in ("softmax", "softmax_gradient") for n in (10, 1024, 4099)],
+    *[
+        (name, n, "float32", (9, 0))
+        for name in OPS
+        if name not in ("softmax", "softmax_gradient")
+        for n in (10, 2048, 8203)
+    ],
     *[(name, 700, "float64", (9, 0)) for name in list(OPS)[1:]],
 ]
 
 
-def run(op: Op, operands: list[np.ndarray], cc: tuple[int, int] = (9, 0)) -> tuple[np.ndarray, Any]:
+def run(op: Op, operands: list[np.ndarray], cc: tuple[int, int] = (9, 0)) -> tuple[Any, Any]:
     """The result and the counters of the only kernel."""
     with nbops.use("cuda-emulator", compute_capability=cc) as gpu:
         result = op(*operands)
     ((name, counters),) = gpu.counters.items()
-    assert "row_to" in name
+    assert "in_registers" in name or "streamed" in name
     return result, counters
 
 
@@ -81,34 +99,45 @@ def run(op: Op, operands: list[np.ndarray], cc: tuple[int, int] = (9, 0)) -> tup
 def test_values(name: str, n: int, dtype: str, cc: Any, rng: np.random.Generator) -> None:
     op, draw = OPS[name]
     operands = draw(rng, n, dtype)
-    result, _ = run(op, operands, cc)
+    results, _ = run(op, operands, cc)
     exact = op(*[x.astype(np.float64) if x.dtype.kind == "f" else x for x in operands], target="serial")
-    assert result.dtype == dtype
-    largest = np.nanmax(np.abs(exact), initial=1)
-    # each term carries a few roundings, and a tree of additions log2(n) more
-    bound = (8 + 2 * np.log2(n)) * np.finfo(dtype).eps * largest
-    np.testing.assert_allclose(result, exact, rtol=0, atol=bound, equal_nan=True)
+    for result, wanted in zip(as_list(results), as_list(exact), strict=True):
+        assert result.dtype == dtype
+        largest = np.nanmax(np.abs(wanted), initial=1)
+        # each term carries a few roundings, and a tree of additions log2(n) more
+        bound = (8 + 2 * np.log2(n)) * np.finfo(dtype).eps * largest
+        np.testing.assert_allclose(result, wanted, rtol=0, atol=bound, equal_nan=True)
 
 
 @pytest.mark.parametrize("n", IN_REGISTERS)
-@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("name", TO_ROWS)
 def test_a_row_in_registers_is_read_once(name: str, n: int, rng: np.random.Generator) -> None:
     op, draw = OPS[name]
-    (x,) = draw(rng, n, "float32")
-    _, counters = run(op, [x])
-    assert counters.global_loads.bytes == x.nbytes
-    assert counters.global_stores.bytes == x.nbytes
+    operands = draw(rng, n, "float32")
+    result, counters = run(op, operands)
+    assert counters.global_loads.bytes == sum(x.nbytes for x in operands)
+    assert counters.global_stores.bytes == result.nbytes
     assert counters.global_loads.ratio == counters.global_stores.ratio == 1
     if n % 4 == 0:
         sizes = {name for name in counters.instructions if name.startswith(("LDG", "STG"))}
         assert sizes == {"LDG.128", "STG.128"}
 
 
-def test_a_row_beyond_the_registers_is_read_twice(rng: np.random.Generator) -> None:
-    (x,) = logits(rng, 8200, "float32")
-    _, counters = run(softmax_last, [x])
-    assert counters.global_loads.bytes == 2 * x.nbytes
-    assert counters.instructions["LDG.128"] == 2 * counters.instructions["STG.128"]
+@pytest.mark.parametrize("name", ["softmax", "softmax_gradient"])
+def test_a_row_beyond_the_registers_is_read_twice(name: str, rng: np.random.Generator) -> None:
+    op, draw = OPS[name]
+    operands = draw(rng, 8200, "float32")
+    _, counters = run(op, operands)
+    assert counters.global_loads.bytes == 2 * sum(x.nbytes for x in operands)
+    assert counters.instructions["LDG.128"] == 2 * len(operands) * counters.instructions["STG.128"]
+
+
+def test_loss_and_gradient_read_a_row_once(rng: np.random.Generator) -> None:
+    op, draw = OPS["from_logits_and_gradient"]
+    operands = draw(rng, 2048, "float32")
+    _, counters = run(op, operands)
+    assert counters.instructions["LDG.128"] == counters.instructions["STG.128"]
+    assert counters.global_stores.bytes == operands[1].nbytes + ROWS * 4
 
 
 def test_the_loss_reads_a_long_row_once(rng: np.random.Generator) -> None:
@@ -132,11 +161,11 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("n", [10, 128, 8200])
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "from_logits"])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmax_gradient", "from_logits"])
 def test_special_values_as_in_the_loop(name: str, n: int) -> None:
     x = np.stack([make(n) for make in SPECIAL.values()]).astype(np.float32)
     op, _ = OPS[name]
-    operands = [np.arange(len(x)) % n, x] if name == "from_logits" else [x]
+    operands = {"from_logits": [np.arange(len(x)) % n, x], "softmax_gradient": [x, x]}.get(name, [x])
     result, _ = run(op, operands)
     np.testing.assert_allclose(result, op(*operands, target="serial"), rtol=1e-5, atol=1e-30)
 
@@ -155,4 +184,4 @@ def test_other_layouts_and_dtypes_run_the_loop(rng: np.random.Generator) -> None
         np.testing.assert_allclose(
             nbops.softmax(x, axis=0), nbops.softmax(x, axis=0, target="serial"), rtol=1e-6
         )
-    assert not any("row_to" in name for name in gpu.counters)
+    assert not any("in_registers" in name for name in gpu.counters)
