@@ -187,48 +187,59 @@ def _clocks(body: Sequence[Instruction], has: Architecture) -> dict[str, float]:
 # ---- the table ----------------------------------------------------------------------------------------
 
 
-def tuned_launches(compute_capability: Capability, only: str = "") -> Iterator[tuple[str, Launch]]:
-    """Every tuned kernel once, by the catalogue's calls: the call's name and the launch.
+def tuned_launches(
+    capabilities: Sequence[Capability], only: str = ""
+) -> Iterator[tuple[str, Launch, Capability]]:
+    """Every tuned kernel once per architecture, by the catalogue's calls: `bound_of`'s arguments.
+
+    One kernel's architectures follow each other, because they share most of the compiler's work.
 
     Parameters
     ----------
-    compute_capability : tuple of 2 int
+    capabilities : sequence of tuple of 2 int
     only : str
         Part of the kernels' names.
     """
     calls = (
-        (f"{name}, {dtype}", launch)
+        (f"{name}, {dtype}", launch, cc)
         for name, example in CATALOG.items()
         for dtype in example.dtypes
-        for launch in launches(example, dtype, compute_capability)
+        for cc in capabilities
+        for launch in launches(example, dtype, cc)
     )
     return _each_once(calls, only)
 
 
-def naive_launches(compute_capability: Capability, only: str = "") -> Iterator[tuple[str, Launch]]:
-    """Every op's own loop once.
+def naive_launches(
+    capabilities: Sequence[Capability], only: str = ""
+) -> Iterator[tuple[str, Launch, Capability]]:
+    """Every op's own loop in the same way.
 
     Parameters
     ----------
-    compute_capability : tuple of 2 int
+    capabilities : sequence of tuple of 2 int
     only : str
         Part of the kernels' names.
     """
     calls = (
-        (f"{name}, {dtype}, as written", launch)
+        (f"{name}, {dtype}, as written", launch, cc)
         for name in registry
         for dtype in ("float32", "float64")
-        for launch in launches(naive(name), dtype, compute_capability, as_written=True)
+        for cc in capabilities
+        for launch in launches(naive(name), dtype, cc, as_written=True)
     )
     return _each_once(calls, only)
 
 
-def _each_once(calls: Iterable[tuple[str, Launch]], only: str) -> Iterator[tuple[str, Launch]]:
+def _each_once(
+    calls: Iterable[tuple[str, Launch, Capability]], only: str
+) -> Iterator[tuple[str, Launch, Capability]]:
     seen = set()
-    for call, launch in calls:
-        if launch.kernel.digest not in seen and only in launch.kernel.name:
-            seen.add(launch.kernel.digest)
-            yield call, launch
+    for call, launch, cc in calls:
+        key = launch.kernel.digest, cc
+        if key not in seen and only in launch.kernel.name:
+            seen.add(key)
+            yield call, launch, cc
 
 
 def table(bounds: Iterable[Bound]) -> str:
@@ -277,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     chosen = [cc for cc in ARCHITECTURES if not options.cc or "{}.{}".format(*cc) in options.cc]
     listed = naive_launches if options.naive else tuned_launches
-    bounds = [bound_of(call, launch, cc) for cc in chosen for call, launch in listed(cc, options.only)]
+    bounds = [bound_of(*named) for named in listed(chosen, options.only)]
     print(table(bounds))
     if options.json:
         lines = ",\n".join(json.dumps(asdict(b)) for b in bounds)

@@ -51,7 +51,7 @@ def worse(now: Bound, before: Bound) -> list[str]:
 
 
 def check(cc: tuple[int, int], only: str = "") -> list[Bound]:
-    bounds = [bound_of(call, launch, cc) for call, launch in tuned_launches(cc, only)]
+    bounds = [bound_of(*named) for named in tuned_launches([cc], only)]
     assert bounds
     complaints = []
     for now in bounds:
@@ -108,7 +108,7 @@ def test_the_large_products_reach_80_percent_of_the_float32_peak() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("cc", ARCHITECTURES, ids=str)
 def test_only_known_loops_as_written_have_a_stack(cc: Any) -> None:
-    found = {b.kernel for b in (bound_of(*named, cc) for named in naive_launches(cc)) if b.stack_bytes}
+    found = {b.kernel for b in (bound_of(*named) for named in naive_launches([cc])) if b.stack_bytes}
     assert found <= WITH_A_STACK
 
 
@@ -126,7 +126,7 @@ def test_a_regression_is_noticed() -> None:
 
 @pytest.mark.parametrize("cc", ARCHITECTURES, ids=str)
 def test_an_elementwise_kernels_machine_code(cc: Any) -> None:
-    _, launch = next(tuned_launches(cc, "add_vectors_float32"))
+    _, launch, _ = next(tuned_launches([cc], "add_vectors_float32"))
     ptx, _ = toolchain.compile_ptx(launch.kernel, cc)
     code = read(toolchain.compile_cubin(ptx, cc), cc)
     body = inner_loop(code.instructions)
@@ -141,7 +141,7 @@ def test_an_elementwise_kernels_machine_code(cc: Any) -> None:
 
 
 def test_shared_memory_and_shuffles_are_read() -> None:
-    _, launch = next(tuned_launches((9, 0), "softmax_float32_256x16_4"))
+    _, launch, _ = next(tuned_launches([(9, 0)], "softmax_float32_256x16_4"))
     ptx, _ = toolchain.compile_ptx(launch.kernel, (9, 0))
     code = read(toolchain.compile_cubin(ptx, (9, 0)), (9, 0))
     names = [i.name for i in code.instructions]

@@ -165,19 +165,57 @@ def _compile(kernel: CudaKernel, arguments: Any, compute_capability: tuple[int, 
 
 
 def _compile_now(kernel: CudaKernel, arguments: Any, compute_capability: tuple[int, int]) -> str:
-    bounds = {} if kernel.max_threads is None else {"launch_bounds": kernel.max_threads}
-    with _compiling, _without_driver(compute_capability), _lines_only(), warnings.catch_warnings():
+    with _compiling, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ptx, _ = cuda.compile(
-            kernel.function,
-            types.void(*arguments),
-            cc=compute_capability,
-            device=False,
-            abi="numba",
-            lineinfo=True,
-            **bounds,
-        )
-    return str(ptx)
+        modules, options = _front_half(kernel, arguments)
+        _, own = _handed_to_nvvm(_nothing, (), compute_capability)
+        ptx = _nvvm().compile_ir(list(modules), **{**options, "arch": own["arch"]})
+    return str(ptx.decode().strip("\0").strip())
+
+
+@functools.lru_cache(maxsize=64)
+def _front_half(kernel: CudaKernel, arguments: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """A kernel as LLVM modules, and NVVM's options for it.
+
+    They are the same for every architecture from 7.5 on, and take some ten times as long to make as the PTX
+    that NVVM makes of them. So a kernel's PTX for a second architecture costs little.
+    """
+    bounds = {} if kernel.max_threads is None else {"launch_bounds": kernel.max_threads}
+    return _handed_to_nvvm(kernel.function, arguments, (9, 0), **bounds)
+
+
+def _handed_to_nvvm(
+    function: Any, arguments: Any, compute_capability: tuple[int, int], **bounds: int
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """What numba.cuda hands to NVVM when it compiles a kernel."""
+    calls: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+
+    def note(modules: list[str], **options: Any) -> bytes:
+        calls.append((tuple(modules), options))
+        return b""
+
+    nvvm = _nvvm()
+    own, nvvm.compile_ir = nvvm.compile_ir, note
+    try:
+        with _without_driver(compute_capability), _lines_only():
+            cuda.compile(
+                function,
+                types.void(*arguments),
+                cc=compute_capability,
+                device=False,
+                abi="numba",
+                lineinfo=True,
+                **bounds,
+            )
+    finally:
+        nvvm.compile_ir = own
+    (handed,) = calls
+    return handed
+
+
+def _nvvm() -> Any:
+    """numba.cuda's module that calls NVVM."""
+    return sys.modules["numba.cuda.cudadrv.nvvm"]
 
 
 @functools.cache
