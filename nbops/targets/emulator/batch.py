@@ -6,6 +6,7 @@ strictly, so ``mov.b32`` may move what ``fma.f32`` reads.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from nbops.targets.emulator.device import Launch
     from nbops.targets.emulator.nodes import Instruction
 
-__all__ = ["LOCAL_WINDOW", "SHARED_WINDOW", "WARP", "Batch"]
+__all__ = ["LOCAL_WINDOW", "SHARED_WINDOW", "WARP", "Access", "Batch"]
 
 WARP = 32
 SHARED_WINDOW = 1 << 32
@@ -30,6 +31,34 @@ WINDOW_BYTES = 1 << 31
 
 _VIEWS = {16: ("u16", "s16", "f16"), 32: ("u32", "s32", "f32"), 64: ("u64", "s64", "f64")}
 _KINDS = {"u": "u", "s": "i", "f": "f"}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What some lanes read or write in one region, at once.
+
+    Parameters
+    ----------
+    space : {"global", "shared", "local"}
+    region : Region
+    offsets : ndarray
+        In bytes, of each lane.
+    nbytes : int
+        That each lane moves.
+    lanes : slice or ndarray
+        Of the batch.
+    instruction : Instruction
+    chosen : ndarray, optional
+        Which of the active lanes these are; all unless given.
+    """
+
+    space: str
+    region: Region
+    offsets: Array
+    nbytes: int
+    lanes: Active
+    instruction: Instruction
+    chosen: Array | None = None
 
 
 class Batch:
@@ -119,32 +148,29 @@ class Batch:
 
     # -- memory --------------------------------------------------------------------------------------------
 
-    def parts(
-        self, space: str, addresses: Array, nbytes: int, active: Active, instruction: Instruction, access: str
-    ) -> Iterator[tuple[str, Region, Array, Array | None]]:
-        """``(space, region, byte offsets, which of the active lanes)`` after the checks of memcheck."""
+    def accesses(
+        self, space: str, addresses: Array, nbytes: int, active: Active, instruction: Instruction, what: str
+    ) -> Iterator[Access]:
+        """What the active lanes do to each region, after the checks of memcheck; `what` is for messages."""
         if int(np.bitwise_or.reduce(addresses)) & (nbytes - 1):
             lane = int((addresses & (nbytes - 1)).astype(bool).argmax())
             self.fail(
                 MemcheckError,
-                f"memcheck: a misaligned {access} of {nbytes} bytes at address {int(addresses[lane]):#x}",
+                f"memcheck: a misaligned {what} of {nbytes} bytes at address {int(addresses[lane]):#x}",
                 instruction,
                 active,
                 lane,
             )
         if space in ("global", "const"):
-            for region, offsets, lanes in self.launch.device.memory.locate(addresses, nbytes):
+            for region, offsets, chosen in self.launch.device.memory.locate(addresses, nbytes):
                 if region is None:
                     address = int(offsets[0])
                     where = self.launch.device.memory.describe(address)
-                    message = (
-                        f"memcheck: a {access} of {nbytes} bytes out of bounds, "
-                        f"at address {address:#x}: {where}"
-                    )
-                    raise self.error(
-                        MemcheckError, message, instruction, active, 0 if lanes is None else int(lanes[0])
-                    )
-                yield "global", region, offsets, lanes
+                    message = f"memcheck: a {what} of {nbytes} bytes out of bounds, at address {address:#x}"
+                    first = 0 if chosen is None else int(chosen[0])
+                    raise self.error(MemcheckError, f"{message}: {where}", instruction, active, first)
+                lanes = active if chosen is None else indices(active)[chosen]
+                yield Access("global", region, offsets, nbytes, lanes, instruction, chosen)
             return
         if space == "generic":
             kinds = np.where(
@@ -154,12 +180,11 @@ class Batch:
             )
             windows = (("global", 0), ("shared", SHARED_WINDOW), ("local", LOCAL_WINDOW))
             for number in np.unique(kinds):
-                chosen = np.flatnonzero(kinds == number)
+                mine = np.flatnonzero(kinds == number)
                 name, base = windows[number]
-                mine = indices(active)[chosen]
-                inner = self.parts(name, addresses[chosen] - base, nbytes, mine, instruction, access)
-                for real, region, offsets, lanes in inner:
-                    yield real, region, offsets, chosen if lanes is None else chosen[lanes]
+                lanes = indices(active)[mine]
+                for inner in self.accesses(name, addresses[mine] - base, nbytes, lanes, instruction, what):
+                    yield replace(inner, chosen=mine if inner.chosen is None else mine[inner.chosen])
             return
         if space == "shared":
             limit, region, offsets = self.shared_bytes, self.shared, self.block[active] * self.shared_stride
@@ -171,13 +196,13 @@ class Batch:
             lane = int(((addresses < 0) | (addresses + nbytes > limit)).argmax())
             self.fail(
                 MemcheckError,
-                f"memcheck: a {access} of {nbytes} bytes out of bounds, at offset {int(addresses[lane])} of "
+                f"memcheck: a {what} of {nbytes} bytes out of bounds, at offset {int(addresses[lane])} of "
                 f"{limit} bytes of {space} memory",
                 instruction,
                 active,
                 lane,
             )
-        yield space, region, offsets + addresses, None
+        yield Access(space, region, offsets + addresses, nbytes, active, instruction)
 
     def load(
         self,
@@ -191,17 +216,16 @@ class Batch:
         """`vector` values per lane, checked and counted."""
         nbytes = dtype.itemsize * vector
         pieces = []
-        for real, region, offsets, lanes in self.parts(space, addresses, nbytes, active, instruction, "read"):
-            mine = active if lanes is None else indices(active)[lanes]
-            self.check_read(real, region, offsets, nbytes, mine, instruction)
-            values = region.load(offsets, dtype, vector)
-            if lanes is None:
+        for access in self.accesses(space, addresses, nbytes, active, instruction, "read"):
+            self.check_read(access)
+            values = access.region.load(access.offsets, dtype, vector)
+            if access.chosen is None:
                 return [values] if vector == 1 else list(values.T)
-            pieces.append((lanes, values))
+            pieces.append((access.chosen, values))
         first = pieces[0][1]
         together = np.empty((addresses.size, *first.shape[1:]), dtype)
-        for lanes, values in pieces:
-            together[lanes] = values
+        for chosen, values in pieces:
+            together[chosen] = values
         return [together] if vector == 1 else list(together.T)
 
     def store(
@@ -215,109 +239,68 @@ class Batch:
     ) -> None:
         """Write each lane's values, checked and counted."""
         nbytes = dtype.itemsize * len(values)
-        for real, region, offsets, lanes in self.parts(
-            space, addresses, nbytes, active, instruction, "write"
-        ):
-            mine = active if lanes is None else indices(active)[lanes]
-            self.check_write(real, region, offsets, nbytes, mine, instruction)
-            chosen = values if lanes is None else [v[lanes] if np.ndim(v) else v for v in values]
-            region.store(offsets, dtype, chosen)
+        for access in self.accesses(space, addresses, nbytes, active, instruction, "write"):
+            self.check_write(access)
+            chosen = access.chosen
+            own = values if chosen is None else [v[chosen] if np.ndim(v) else v for v in values]
+            access.region.store(access.offsets, dtype, own)
 
-    def check_read(
-        self,
-        space: str,
-        region: Region,
-        offsets: Array,
-        nbytes: int,
-        active: Active,
-        instruction: Instruction,
-    ) -> None:
+    def check_read(self, access: Access) -> None:
         """Count a read; initcheck and racecheck."""
         launch = self.launch
-        launch.tally.access(self, space, offsets, nbytes, active, instruction, store=False)
-        if launch.initcheck and (missing := region.unwritten(offsets, nbytes)) is not None:
-            lane = int(missing.argmax())
-            self.fail(
-                InitcheckError,
-                f"initcheck: a read of {space} memory that nobody has written"
-                + self._place(space, region, int(offsets[lane])),
-                instruction,
-                active,
-                lane,
-            )
-        if launch.racecheck and space != "local":
-            history = launch.history(region, nbytes)
-            race = history.read(offsets, nbytes, self.stamp[active])
-            if race is not None:
-                self._fail_race(race, space, region, offsets, active, instruction)
+        launch.tally.access(self, access, store=False)
+        self._check_written(access, "a read of")
+        if launch.racecheck and access.space != "local":
+            history = launch.history(access.region, access.nbytes)
+            self._check_race(access, history.read(access.offsets, access.nbytes, self.stamp[access.lanes]))
 
-    def check_write(
-        self,
-        space: str,
-        region: Region,
-        offsets: Array,
-        nbytes: int,
-        active: Active,
-        instruction: Instruction,
-        atomic: bool = False,
-    ) -> None:
+    def check_write(self, access: Access, atomic: bool = False) -> None:
         """Count a write; racecheck."""
-        launch = self.launch
-        launch.tally.access(self, space, offsets, nbytes, active, instruction, store=True)
-        if launch.racecheck and space != "local":
-            history = launch.history(region, nbytes)
-            race = history.write(offsets, nbytes, self.stamp[active], atomic)
-            if race is not None:
-                self._fail_race(race, space, region, offsets, active, instruction)
+        self.launch.tally.access(self, access, store=True)
+        if self.launch.racecheck and access.space != "local":
+            self.land(access, atomic)
 
-    def check_atomic(
-        self,
-        space: str,
-        region: Region,
-        offsets: Array,
-        nbytes: int,
-        active: Active,
-        instruction: Instruction,
-    ) -> None:
+    def check_atomic(self, access: Access) -> None:
         """The checks of an atomic access, which reads and writes but does not race with another atomic."""
-        if self.launch.initcheck and (missing := region.unwritten(offsets, nbytes)) is not None:
+        self._check_written(access, "an atomic operation on")
+        self.check_write(access, atomic=True)
+
+    def land(self, access: Access, atomic: bool = False) -> None:
+        """A write takes place, of threads that store or that waited for their copy: racecheck."""
+        history = self.launch.history(access.region, access.nbytes)
+        stamps = self.stamp[access.lanes]
+        self._check_race(access, history.write(access.offsets, access.nbytes, stamps, atomic))
+
+    def _check_written(self, access: Access, what: str) -> None:
+        if not self.launch.initcheck:
+            return
+        missing = access.region.unwritten(access.offsets, access.nbytes)
+        if missing is not None:
             lane = int(missing.argmax())
-            where = self._place(space, region, int(offsets[lane]))
-            message = f"initcheck: an atomic operation on {space} memory that nobody has written{where}"
-            self.fail(InitcheckError, message, instruction, active, lane)
-        self.check_write(space, region, offsets, nbytes, active, instruction, atomic=True)
+            message = f"initcheck: {what} {access.space} memory that nobody has written"
+            place = self._place(access, lane)
+            self.fail(InitcheckError, message + place, access.instruction, access.lanes, lane)
 
-    def land(self, offsets: Array, nbytes: int, lanes: Array, instruction: Instruction) -> None:
-        """An asynchronous copy has arrived in shared memory: a write of the threads that waited for it."""
-        race = self.launch.history(self.shared, nbytes).write(offsets, nbytes, self.stamp[lanes], False)
-        if race is not None:
-            self._fail_race(race, "shared", self.shared, offsets, lanes, instruction)
-
-    def _place(self, space: str, region: Region, offset: int) -> str:
-        if space == "global":
+    def _place(self, access: Access, lane: int) -> str:
+        offset, region = int(access.offsets[lane]), access.region
+        if access.space == "global":
             named = f" ({region.name})" if region.name else ""
             return f", at {region.address + offset:#x}, byte {offset} of {region.nbytes}{named}"
-        stride = self.shared_stride if space == "shared" else self.local_stride
+        stride = self.shared_stride if access.space == "shared" else self.local_stride
         return f", at offset {offset % stride}"
 
-    def _fail_race(
-        self,
-        race: tuple[str, int, int],
-        space: str,
-        region: Region,
-        offsets: Array,
-        active: Active,
-        instruction: Instruction,
-    ) -> None:
+    def _check_race(self, access: Access, race: tuple[str, int, int] | None) -> None:
+        if race is None:
+            return
         what, lane, other = race
         block, thread = races.thread_of(other)
         other_block = self.launch.block_index(block)
         message = (
-            f"racecheck: in {space} memory{self._place(space, region, int(offsets[lane]))}, this {what}; "
+            f"racecheck: in {access.space} memory{self._place(access, lane)}, this {what}; "
             f"the other is block {other_block}, thread {self.launch.thread_index(thread)}, "
             "and no barrier lies between"
         )
-        self.fail(RacecheckError, message, instruction, active, lane)
+        self.fail(RacecheckError, message, access.instruction, access.lanes, lane)
 
     def fail(
         self, kind: type[EmulatorError], message: str, instruction: Instruction, active: Active, position: int

@@ -21,7 +21,7 @@ import numpy as np
 from nbops.targets.emulator.lanes import Active, Array, count
 
 if TYPE_CHECKING:
-    from nbops.targets.emulator.batch import Batch
+    from nbops.targets.emulator.batch import Access, Batch
     from nbops.targets.emulator.decode import Block
     from nbops.targets.emulator.nodes import Instruction, Kernel, Location
 
@@ -114,28 +114,20 @@ class Counters:
         self.issued[block.start : block.end] += issued
         self.lanes[block.start : block.end] += count(active)
 
-    def access(
-        self,
-        batch: Batch,
-        space: str,
-        offsets: Array,
-        nbytes: int,
-        active: Active,
-        ins: Instruction,
-        store: bool,
-    ) -> None:
-        """Count one access of the active lanes."""
-        if space == "local":
+    def access(self, batch: Batch, access: Access, store: bool) -> None:
+        """Count one access."""
+        if access.space == "local":
             return
-        key = (ins.index, space, store)
+        key = (access.instruction.index, access.space, store)
         traffic = self.traffic.get(key)
         if traffic is None:
             traffic = self.traffic[key] = Traffic()
+        offsets, nbytes, warps = access.offsets, access.nbytes, batch.warp[access.lanes]
         traffic.bytes += nbytes * offsets.size
-        if space == "global":
-            _count_sectors(traffic, offsets, nbytes, batch.warp[active])
+        if access.space == "global":
+            _count_sectors(traffic, offsets, nbytes, warps)
         else:
-            _count_wavefronts(traffic, offsets, nbytes, batch.warp[active], batch.lane[active])
+            _count_wavefronts(traffic, offsets, nbytes, warps, batch.lane[access.lanes])
 
     def _sum(self, space: str, store: bool) -> Traffic:
         total = Traffic()

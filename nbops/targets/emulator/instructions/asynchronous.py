@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from nbops.targets.emulator.batch import Batch
+from nbops.targets.emulator.batch import Access, Batch
 from nbops.targets.emulator.decode import Decoder, Step, instruction
 from nbops.targets.emulator.lanes import Active, Array, indices
 from nbops.targets.emulator.nodes import Instruction
@@ -69,12 +69,11 @@ def _copy(decoder: Decoder, ins: Instruction) -> Step:
                     (value,) = batch.load("global", start[chosen] + octet, OCTET, 1, mine, ins)
                     words[octet // 4][chosen] |= value.astype(WORD) << WORD.type(8 * (octet % 4))
         place = to(batch, active)
-        for space, region, offsets, lanes in batch.parts("shared", place, nbytes, active, ins, "write"):
-            batch.check_write(space, region, offsets, nbytes, active, ins)
-            region.mark(offsets, nbytes, 0)
+        for access in batch.accesses("shared", place, nbytes, active, ins, "write"):
+            batch.check_write(access)
+            access.region.mark(access.offsets, nbytes, 0)
             own = indices(active)
-            assert lanes is None
-            batch.copies.append(Copy(own, batch.copy_group[own].copy(), offsets, words, ins))
+            batch.copies.append(Copy(own, batch.copy_group[own].copy(), access.offsets, words, ins))
 
     return run
 
@@ -99,7 +98,7 @@ def _wait(pending: int | None) -> Step:
                 nbytes = 4 * len(words)
                 offsets, lanes = copy.offsets[lands], copy.lanes[lands]
                 if batch.launch.racecheck:
-                    batch.land(offsets, nbytes, lanes, copy.instruction)
+                    batch.land(Access("shared", batch.shared, offsets, nbytes, lanes, copy.instruction))
                 batch.shared.store(offsets, WORD, words)
             if not lands.all():
                 stay = ~lands

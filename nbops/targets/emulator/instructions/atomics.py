@@ -10,7 +10,7 @@ import numpy as np
 from nbops.targets.emulator.batch import Batch
 from nbops.targets.emulator.decode import Decoder, Step, dtype_of, instruction
 from nbops.targets.emulator.instructions.data import space_of
-from nbops.targets.emulator.lanes import Active, Array, indices
+from nbops.targets.emulator.lanes import Active, Array
 from nbops.targets.emulator.nodes import Instruction
 
 __all__: list[str] = []
@@ -62,19 +62,15 @@ def _atomic(decoder: Decoder, ins: Instruction) -> Step:
         where = address(batch, active)
         values = [np.broadcast_to(np.asarray(read(batch, active), dtype), where.shape) for read in reads]
         old = np.empty(where.size, dtype)
-        for real, region, offsets, lanes in batch.parts(
-            space, where, dtype.itemsize, active, ins, "atomic access"
-        ):
-            mine = active if lanes is None else indices(active)[lanes]
-            batch.check_atomic(real, region, offsets, dtype.itemsize, mine, ins)
-            cells = offsets // dtype.itemsize
-            chosen = values if lanes is None else [value[lanes] for value in values]
-            view = region.view(dtype)
+        for access in batch.accesses(space, where, dtype.itemsize, active, ins, "atomic access"):
+            batch.check_atomic(access)
+            cells, chosen = access.offsets // dtype.itemsize, access.chosen
+            own = values if chosen is None else [value[chosen] for value in values]
+            view = access.region.view(dtype)
             if dead and in_order is not None:
-                in_order.at(view, cells, *chosen)  # NumPy applies them one by one, in order
+                in_order.at(view, cells, *own)  # NumPy applies them one by one, in order
                 continue
-            own = _one_by_one(view, cells, chosen, function)
-            old[slice(None) if lanes is None else lanes] = own
+            old[slice(None) if chosen is None else chosen] = _one_by_one(view, cells, own, function)
         if not dead:
             write(batch, active, old)
 
