@@ -290,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     listed = naive_launches if options.naive else tuned_launches
     bounds = [bound_of(*named) for named in listed(chosen, options.only)]
     print(table(bounds))
+    print("\nStatic bounds, not measured on hardware.")
     if options.json:
         lines = ",\n".join(json.dumps(asdict(b)) for b in bounds)
         options.json.write_text(f'{{"compiler": "{compiler()}",\n"bounds": [\n{lines}\n]}}\n')

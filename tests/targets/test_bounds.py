@@ -186,4 +186,5 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str], tmp_path
     main(["--only", "add_vectors_float32", "--cc", "9.0", "--json", str(tmp_path / "b.json")])
     text = capsys.readouterr().out
     assert "| add, float32 | add_vectors_float32_float32_float32 | 9.0 |" in text
+    assert "not measured on hardware" in text
     assert json.loads((tmp_path / "b.json").read_text())["bounds"][0]["wide"] == 1

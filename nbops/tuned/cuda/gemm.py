@@ -77,16 +77,12 @@ def product_plan(call: Call, names: Names, activation: str = "linear") -> Plan |
     blocks = math.ceil(m / tile.m) * math.ceil(n / tile.n) * items
     a, b = _reading(call, names.a, m, k), _reading(call, names.b, n, k)
     rank = call.batch_rank
-    # An exponential in float64 is so much code that the compiler leaves the loop over a thread's sums a loop,
-    # which puts them into memory; a second kernel, with two sums a thread, applies it.
-    long_formula = dtype == np.float64 and activation in ("sigmoid", "tanh")
-    apart = parts > 1 or long_formula
     multiply = Launch(
-        product_kernel(dtype, tile, names, a, b, rank, "part" if apart else activation),
+        product_kernel(dtype, tile, names, a, b, rank, "part" if parts > 1 else activation),
         (blocks, parts, 1),
         (tile.threads, 1, 1),
     )
-    if not apart:
+    if parts == 1:
         return Plan([multiply])
     width = VECTOR_BYTES // dtype.itemsize
     if (
@@ -231,6 +227,7 @@ def product_kernel(
         ("add_step", multiplier),
         ("add_up", multiplier),
         ("item_offset", gemm_kernel),
+        ("write_row", gemm_kernel),
     ):
         constants[name] = helper(getattr(module, name), constants)
     constants |= _operand(constants, "left", left, tile.m) | _operand(constants, "right", right, tile.n)

@@ -52,6 +52,7 @@ __all__ = [
     "places",
     "stage",
     "start",
+    "write_row",
 ]
 
 # What every kernel has its own of: see `nbops.tuned.cuda.gemm`.
@@ -211,6 +212,36 @@ def item_offset(words: Any, item: Any, strides: int) -> Any:
     return offset
 
 
+def write_row(
+    sums: Any,
+    bias: Any,
+    i: int,
+    row: int,
+    column: int,
+    m: int,
+    n: int,
+    out: int,
+    out_m: int,
+    out_n: int,
+    wide: bool,
+) -> None:
+    """Finish row `i` of a thread's sums, and write it to where it belongs."""
+    at_row = index(row + index(i // GROUP_M * LANES_M * GROUP_M + i % GROUP_M))
+    if at_row < m:
+        for j in range(THREAD_N):
+            sums[i * THREAD_N + j] = finish(sums[i * THREAD_N + j], bias[j])
+        for group in range(THREAD_N // GROUP_N):
+            at = index(column + index(group * LANES_N * GROUP_N))
+            place = out + word(at_row) * out_m + word(at) * out_n
+            if GROUP_N == VECTOR and wide:
+                if at < n:
+                    store_vector(place, get_elements(sums, index(i * THREAD_N + group * GROUP_N)))
+            else:
+                for j in range(GROUP_N):
+                    if index(at + index(j)) < n:
+                        store(place + word(j) * out_n, sums[i * THREAD_N + group * GROUP_N + j])
+
+
 def multiply_tiles(words: Any) -> None:
     """The kernel; see the top of the file."""
     left = cuda.shared.array(LEFT_SIZE, ELEMENT)
@@ -294,19 +325,15 @@ def multiply_tiles(words: Any) -> None:
             at = index(column0 + column + index(in_tile))
             at = at if at < n else index(n - index(1))
             bias[j] = load(ELEMENT, place + word(at) * words[BIAS_N])
-    for i in range(THREAD_M):
-        in_tile = i // GROUP_M * LANES_M * GROUP_M + i % GROUP_M
-        at_row = index(row0 + row + index(in_tile))
-        if at_row < m:
-            for j in range(THREAD_N):
-                sums[i * THREAD_N + j] = finish(sums[i * THREAD_N + j], bias[j])
-            for group in range(THREAD_N // GROUP_N):
-                at = index(column0 + column + index(group * LANES_N * GROUP_N))
-                place = out + word(at_row) * out_m + word(at) * out_n
-                if GROUP_N == VECTOR and wide:
-                    if at < n:
-                        store_vector(place, get_elements(sums, index(i * THREAD_N + group * GROUP_N)))
-                else:
-                    for j in range(GROUP_N):
-                        if index(at + index(j)) < n:
-                            store(place + word(j) * out_n, sums[i * THREAD_N + group * GROUP_N + j])
+    row, column = index(row0 + row), index(column0 + column)
+    # Written out, as in `add_up`: with a long formula the compiler would leave a loop over rows a loop, and
+    # keep the sums in memory for it.
+    write_row(sums, bias, 0, row, column, m, n, out, out_m, out_n, wide)
+    write_row(sums, bias, 1, row, column, m, n, out, out_m, out_n, wide)
+    write_row(sums, bias, 2, row, column, m, n, out, out_m, out_n, wide)
+    write_row(sums, bias, 3, row, column, m, n, out, out_m, out_n, wide)
+    if THREAD_M == 8:
+        write_row(sums, bias, 4, row, column, m, n, out, out_m, out_n, wide)
+        write_row(sums, bias, 5, row, column, m, n, out, out_m, out_n, wide)
+        write_row(sums, bias, 6, row, column, m, n, out, out_m, out_n, wide)
+        write_row(sums, bias, 7, row, column, m, n, out, out_m, out_n, wide)

@@ -201,7 +201,7 @@ PRODUCT_MUTANTS = [
     ),
     Mutant(gemm_kernel.multiply_tiles, "half ^ index(DEPTH)", "half", "a product"),
     Mutant(gemm_kernel.multiply_tiles, "sums[i] = ELEMENT(0)", "sums[i] = ELEMENT(1)", "a product"),
-    Mutant(gemm_kernel.multiply_tiles, "at_row < m", "at_row <= m", "a product"),
+    Mutant(gemm_kernel.write_row, "at_row < m", "at_row <= m", "a product"),
 ]
 
 
