@@ -15,8 +15,10 @@ import nbops
 from nbops.ops.losses import crossentropy_from_logits
 from nbops.ops.reductions import sum_row, sum_rows
 from nbops.ops.softmax import softmax_last
+from nbops.ops.softmax_gradients import softmax_gradient
 
 DOCS = Path(__file__).parent
+#: Whose machine code the page describes.
 SHOWN = "9.0"
 PAGE, BOUNDS = DOCS / "cuda.md", DOCS.parent / "tests" / "targets" / "bounds.json"
 
@@ -31,6 +33,7 @@ def calls() -> list[tuple[str, Any, list[np.ndarray]]]:
     return [
         ("add, 4096", nbops.add, [x(4096), x(4096)]),
         ("softmax, 8 × 512", softmax_last, [x(8, 512)]),
+        ("softmax's gradient, 8 × 512", softmax_gradient, [x(8, 512), x(8, 512)]),
         ("cross-entropy, 8 × 512", crossentropy_from_logits, [rng.integers(0, 512, 8), x(8, 512)]),
         ("sum of rows, 8 × 4096", sum_row, [x(8, 4096)]),
         ("sum over rows, 512 × 64", sum_rows, [x(512, 64)]),

@@ -6,7 +6,8 @@ libcu++'s ``cuda/arch_traits`` says the same, but for 12.0, where it has 32 bloc
 Rates: up to 10.0, the guide's sections on each compute capability, which count a multiprocessor's cores for
 float32 and float64, special function units (16) and schedulers (4). For 12.0, the CUDA C++ Best Practices
 Guide 13.4, "Throughput of Native Arithmetic Instructions". Conversions from and to 64 bits are a row of the
-same table; that row was not at hand for any later architecture than 7.x, and is from memory.
+same table; that row was not at hand for any later architecture than 7.x, and is from memory. No kernel's pace
+is set by them.
 
 Bandwidth: the data sheet's, per multiprocessor and clock, of one well-known GPU of each: T4, A100 (40 GB),
 H100 SXM, B200, RTX 5090.
