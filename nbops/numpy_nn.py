@@ -1,4 +1,4 @@
-"""A network trained on NumPy arrays alone: forward, backward and update, with nothing in between.
+"""A network trained on NumPy arrays alone: forward, backward and update, with nothing in between::
 
     model = Sequential([Dense(784, 512, "relu"), Dense(512, 10)])
     optimizer = RMSprop(model, learning_rate=1e-3)
@@ -173,7 +173,22 @@ class _Workspace:
 
 
 class Optimizer(Protocol):
-    """What updates a layer's weights in place."""
+    """What updates a layer's weights in place; any class with this method will do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbops.numpy_nn import Dense, Optimizer
+    >>> class Signs:
+    ...     def update(self, layer, x, dz):
+    ...         layer.W -= 0.01 * np.sign(x.T @ dz)
+    >>> optimizer: Optimizer = Signs()
+    >>> layer = Dense(1, 1, seed=0)
+    >>> before = layer.W.copy()
+    >>> optimizer.update(layer, np.ones((1, 1), np.float32), np.array([[10.0]], np.float32))
+    >>> bool(np.allclose(before - layer.W, 0.01))
+    True
+    """
 
     def update(self, layer: Dense, x: np.ndarray, dz: np.ndarray) -> None:
         """Move the weights, given the layer's input and the gradient of ``x @ W + b``."""
@@ -210,7 +225,9 @@ ONE = np.ones((1, 1), np.float32)
 
 
 class RMSprop:
-    """Steps divided by the root of the recent mean square of each weight's gradient, as in Keras::
+    """Steps divided by the root of the recent mean square of each weight's gradient, as in Keras.
+
+    In formulas::
 
         v ← rho v + (1 - rho) gradient²
         w ← w - learning_rate gradient / √(v + epsilon)

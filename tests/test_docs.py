@@ -16,7 +16,15 @@ from nbops.signature import Signature
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")) + sorted(ROOT.glob("examples/**/*.md"))
-MODULES = ("nbops", "nbops.nn", "nbops.keras", "nbops.data", "nbops.tensorflow")
+MODULES = (
+    "nbops",
+    "nbops.nn",
+    "nbops.keras",
+    "nbops.data",
+    "nbops.numpy_nn",
+    "nbops.tensorflow",
+    "nbops.testing",
+)
 
 
 # ---- links ------------------------------------------------------------------------------------------
@@ -150,8 +158,8 @@ WITHOUT_EXAMPLE = {
 }
 
 
-#: `op` and `elementwise` make it; nobody calls it.
-WITHOUT_PARAMETERS = {"nbops.Op"}
+#: Nobody calls them: `op` and `elementwise` make the first, and the second is a protocol.
+WITHOUT_PARAMETERS = {"nbops.Op", "nbops.numpy_nn.Optimizer"}
 
 
 def problems(path: str, thing: Any) -> list[str]:

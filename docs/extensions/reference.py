@@ -18,7 +18,15 @@ if TYPE_CHECKING:  # the tests read the names from here without Sphinx
     from sphinx.environment import BuildEnvironment
 
 #: The modules that users import. nbops's own names come from many modules; the others' from themselves.
-PUBLIC = ("nbops", "nbops.nn", "nbops.keras", "nbops.data", "nbops.tensorflow")
+PUBLIC = (
+    "nbops",
+    "nbops.nn",
+    "nbops.keras",
+    "nbops.data",
+    "nbops.numpy_nn",
+    "nbops.tensorflow",
+    "nbops.testing",
+)
 
 
 def public_names() -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ is asked. TensorFlow's part runs where it is installed; drawing and shrinking ne
 
 from nbops.testing.checking import check
 from nbops.testing.layouts import LAYOUTS
-from nbops.testing.promises import PROMISES, BrokenPromiseError, Promise, promise
+from nbops.testing.promises import PROMISES
 from nbops.testing.report import Finding, Report
 
-__all__ = ["LAYOUTS", "PROMISES", "BrokenPromiseError", "Finding", "Promise", "Report", "check", "promise"]
+__all__ = ["LAYOUTS", "PROMISES", "Finding", "Report", "check"]

@@ -12,7 +12,7 @@ __all__ = ["Finding", "Report"]
 class Finding:
     """What became of one promise.
 
-    Attributes
+    Parameters
     ----------
     promise : str
         Its name.
@@ -25,6 +25,14 @@ class Finding:
         The smallest call found that breaks it.
     calls : int
         How many calls were tried.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> from nbops.testing import check
+    >>> report = check(nbops.relu, np.array([-1.0, 2.0]), promises=["targets"])
+    >>> report["targets"].state
+    'kept'
     """
 
     promise: str
@@ -39,7 +47,7 @@ class Finding:
 class Report:
     """What `nbops.testing.check` found.
 
-    Attributes
+    Parameters
     ----------
     name : str
         The op's.
@@ -47,6 +55,14 @@ class Report:
         One per promise.
     targets : tuple of str
         The targets that were compared.
+
+    Examples
+    --------
+    >>> import numpy as np, nbops
+    >>> from nbops.testing import check
+    >>> report = check(nbops.relu, np.array([-1.0, 2.0]), promises=["targets", "gradient"])
+    >>> report.kept, report.broken
+    (('targets', 'gradient'), ())
     """
 
     name: str
