@@ -7,7 +7,7 @@ Each step is a few lines below, in this order. `nbops.repeat` skips all of them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "estimate",
     "infer",
     "normalize_axes",
+    "prepared",
     "shape_back",
 ]
 
@@ -176,12 +177,8 @@ def _run(
     fresh: bool | None,
 ) -> None:
     """Run the op; `fresh` says which calls may repeat this one: without ``out=``, with it, or (None) none."""
-    for row, x in zip(geometry[op.n_inputs :], operands[op.n_inputs :], strict=True):
-        frame.describe(row, x)
-    table = frame.new_frame(len(operands))
-    frame.build(op.signature.table, geometry, table)
-    work = estimate(op, table, operands)
-    decision = dispatch.decide(work, target)
+    table = _build(op, operands, geometry)
+    decision = dispatch.decide(estimate(op, table, operands), target)
     if decision.target == "python":
         op.kernel.interpret(operands, op.n_inputs)
         return
@@ -190,17 +187,53 @@ def _run(
             cuda.run_on_copies(op, operands, dtypes, decision.target)
             return
         except MemoryError as error:
-            decision = dispatch.decide_again(work, decision, error)
-    layout = int(table[0, frame.LAYOUT])
-    serial = op.kernel.task(dtypes, layout)
-    # With an item for each worker, the serial task is spread over them and no other need be compiled.
-    shared = decision.workers > 1 and int(table[0, frame.ITEMS]) < decision.workers
-    parallel = op.kernel.task(dtypes, layout, parallel=True) if shared else 0
-    grain = 64 if op.signature.is_elementwise else 1
-    cpu.launch(serial, parallel, table, decision.workers, grain)
+            decision = dispatch.decide_again(estimate(op, table, operands), decision, error)
+    tasks, grain = _tasks(op, table, dtypes, decision.workers), _grain(op)
+    cpu.launch(*tasks, table, decision.workers, grain)
     rules = ("small", "one item", "large")
     if fresh is not None and target is None and not cpu.STATE[cpu.IN_USE] and decision.rule in rules:
-        repeat.remember(op, operands, table, (serial, parallel), grain, decision, fresh)
+        repeat.remember(op, operands, table, tasks, grain, decision, fresh)
+
+
+def _build(op: Op, operands: list[np.ndarray], geometry: np.ndarray) -> np.ndarray:
+    """The frame of a call whose outputs are allocated."""
+    for row, x in zip(geometry[op.n_inputs :], operands[op.n_inputs :], strict=True):
+        frame.describe(row, x)
+    table = frame.new_frame(len(operands))
+    frame.build(op.signature.table, geometry, table)
+    return table
+
+
+def _tasks(op: Op, table: np.ndarray, dtypes: tuple[np.dtype[Any], ...], workers: int) -> tuple[int, int]:
+    """The addresses of the serial and the parallel task; the second is 0 where it is not needed."""
+    layout = int(table[0, frame.LAYOUT])
+    # With an item for each worker, the serial task is spread over them and no other need be compiled.
+    shared = workers > 1 and int(table[0, frame.ITEMS]) < workers
+    return op.kernel.task(dtypes, layout), op.kernel.task(dtypes, layout, parallel=True) if shared else 0
+
+
+def _grain(op: Op) -> int:
+    return 64 if op.signature.is_elementwise else 1
+
+
+def prepared(op: Op, inputs: list[np.ndarray], outputs: list[np.ndarray], target: str) -> Callable[[], None]:
+    """A call that is ready to be made, any number of times: the loop alone, without Python around it.
+
+    Parameters
+    ----------
+    op : Op
+    inputs, outputs : list of ndarray
+        Of the loop's own dtypes, core axes last. The caller keeps them alive: the frame has their addresses.
+    target : {"python", "serial", "parallel"}
+    """
+    operands = [*inputs, *outputs]
+    if target == "python":
+        return lambda: op.kernel.interpret(operands, op.n_inputs)
+    geometry, _ = infer(op, inputs)
+    table = _build(op, operands, geometry)
+    workers = dispatch.choose(estimate(op, table, operands), target).workers
+    tasks, grain = _tasks(op, table, tuple(x.dtype for x in operands), workers), _grain(op)
+    return lambda: cpu.launch(*tasks, table, workers, grain)
 
 
 def estimate(op: Op, table: np.ndarray, operands: Sequence[np.ndarray]) -> dispatch.Work:

@@ -8,10 +8,10 @@ tuned                     the kernel that takes the loop's place, on all cores
 cuda                      the same call on a GPU; without one, what an emulated GPU counts, which is no time
 ========================  =========================================================================
 
-Times are 10th percentiles into arrays that exist already. The ceiling is `nbops.ceilings`: the time in which
-the machine could do the arithmetic, or move every operand once to or from memory, whichever is longer. (Small
-arrays come from a cache, which is faster than memory: their share may pass 100 %.) The error is the largest
-difference from the same loop run in float64, over the largest element.
+Times are 10th percentiles of the loop alone, into arrays that exist already. The ceiling is `nbops.ceilings`:
+the time in which the machine could do the arithmetic, or move every operand once to or from memory, whichever
+is longer. (Small arrays come from a cache, which is faster than memory: their share may pass 100 %.) The
+error is the largest difference from the same loop run in float64, over the largest element.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbops.execution import prepared
 from nbops.explain import explain
 from nbops.op import Op, registry
 
@@ -270,9 +271,9 @@ def ladder(op: Any, *shapes: Sequence[int], dtype: str = "float32", seconds: flo
     limits = ceilings.measure(dtype)
     by_memory = not sums_products(found)
     rungs: list[Rung] = []
-    for label, run, full in ways(found):
+    for label, prepare, full in ways(found):
         own = given if full else _small_enough(found, given, dtype)
-        rungs.append(_climb(found, label, run, own, dtype, seconds, limits, by_memory, rungs))
+        rungs.append(_climb(found, label, prepare, own, dtype, seconds, limits, by_memory, rungs))
     notes = ["The error is against the same loop in float64."]
     if rungs[0].shapes != given:
         notes.append("The interpreter ran a smaller size; its speed-up counts work for work.")
@@ -309,19 +310,21 @@ def _source(function: Callable[..., Any]) -> str:
     return "\n".join(lines)
 
 
-Way = tuple[str, Callable[..., Any], bool]
+#: Takes lists of inputs and outputs, and gives a call that is ready to be made.
+Prepare = Callable[[list[np.ndarray], list[np.ndarray]], Callable[[], Any]]
+Way = tuple[str, Prepare, bool]
 
 
 def ways(op: Op) -> list[Way]:
-    """The rungs: a name, how to call the op, and whether full size is feasible."""
+    """The rungs: a name, how to prepare a call, and whether full size is feasible."""
     written = op.as_written()
     found: list[Way] = [
-        ("interpreted", lambda *x, out: written(*x, out=out, target="python"), False),
-        ("serial", lambda *x, out: written(*x, out=out, target="serial"), True),
-        ("parallel", lambda *x, out: written(*x, out=out, target="parallel"), True),
+        ("interpreted", partial(prepared, written, target="python"), False),
+        ("serial", partial(prepared, written, target="serial"), True),
+        ("parallel", partial(prepared, written, target="parallel"), True),
     ]
     if op.kernel.is_tuned:
-        found.append(("tuned", lambda *x, out: op(*x, out=out, target="parallel"), True))
+        found.append(("tuned", partial(prepared, op, target="parallel"), True))
     return found
 
 
@@ -366,7 +369,7 @@ def shrunk(shapes: Shapes, times: int = 1) -> Shapes:
 def _climb(
     op: Op,
     name: str,
-    run: Callable[..., Any],
+    prepare: Prepare,
     shapes: Shapes,
     dtype: str,
     seconds: float,
@@ -379,9 +382,8 @@ def _climb(
 
     values = operands_of(op, shapes, dtype)
     exact = _exact(op, values)
-    outs = tuple(np.full(np.shape(x), np.nan, dtype) for x in _several(exact))
-    out = outs if isinstance(exact, tuple) else outs[0]
-    taken = best_seconds(lambda: run(*values, out=out), seconds)
+    outs = [np.full(np.shape(x), np.nan, dtype) for x in _several(exact)]
+    taken = best_seconds(prepare(values, outs), seconds)
     flops, moved = work(op, shapes, dtype)
     rate = (moved if by_memory else flops) / taken / 1e9
     return Rung(
@@ -391,7 +393,7 @@ def _climb(
         speedup=rate / below[0].rate if below else 1.0,
         rate=rate,
         share=limits.seconds(flops, moved) / taken,
-        error=_error(out, exact),
+        error=_error(tuple(outs), exact),
     )
 
 

@@ -8,6 +8,7 @@ shared memory, each beside its ideal.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -62,9 +63,16 @@ class Emulated(NamedTuple):
         )
 
 
-def run_on_gpu(op: Op) -> Callable[..., Any] | None:
-    """A call that copies its operands to the GPU and its result back; None where there is no GPU."""
-    return (lambda *x, out: op(*x, out=out, target="cuda")) if cuda.available() else None
+def run_on_gpu(op: Op) -> Callable[..., Callable[[], Any]] | None:
+    """Prepare a call that copies its operands to the GPU and its result back; None where there is no GPU."""
+    if not cuda.available():
+        return None
+    return lambda inputs, outputs: partial(op, *inputs, out=_one_or_all(outputs), target="cuda")
+
+
+def _one_or_all(outputs: Sequence[np.ndarray]) -> Any:
+    """What ``out=`` takes."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def count(op: Op, values: Sequence[np.ndarray], error: Callable[[Any], float]) -> Emulated | None:

@@ -35,7 +35,7 @@ def save(steps: Ladder, file: str | Path, seconds: float) -> None:
     totals = {shapes: work(op, shapes, dtype) for shapes in sizes}
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    for name, run, full in ways(op):
+    for name, prepare, full in ways(op):
         points = []
         for shapes in sizes:
             flops, moved = totals[shapes]
@@ -43,8 +43,8 @@ def save(steps: Ladder, file: str | Path, seconds: float) -> None:
                 continue
             values = operands_of(op, shapes, dtype)
             result = op.as_written()(*values, target="serial")
-            out = tuple(map(np.empty_like, result)) if isinstance(result, tuple) else np.empty_like(result)
-            taken = ceilings.best_seconds(lambda: run(*values, out=out), seconds)  # noqa: B023
+            outs = [np.empty_like(x) for x in (result if isinstance(result, tuple) else (result,))]
+            taken = ceilings.best_seconds(prepare(values, outs), seconds)
             points.append((moved if by_memory else flops, (moved if by_memory else flops) / taken / 1e9))
         x, y = zip(*points, strict=True)
         axes.plot(x, y, "o-", color=COLOURS[name], label=name, linewidth=2, markersize=5)

@@ -12,7 +12,8 @@ import pytest
 import nbops
 from nbops import ceilings
 from nbops.__main__ import main
-from nbops.ladder import SHAPES, Ladder, shrunk, work
+from nbops.execution import prepared
+from nbops.ladder import SHAPES, Ladder, operands_of, shrunk, work
 from nbops.op import registry
 from nbops.targets import cuda
 
@@ -50,6 +51,20 @@ def test_rates_and_shares_follow_from_times(name: str, small: dict[str, Ladder])
         amount = moved if steps.unit == "GB/s" else flops
         assert rung.rate == pytest.approx(amount / rung.seconds / 1e9)
         assert rung.share == pytest.approx(limits.seconds(flops, moved) / rung.seconds)
+
+
+@pytest.mark.parametrize("target", ["python", "serial", "parallel"])
+@pytest.mark.parametrize("name", ["relu", "matmul", "softmax"])
+def test_a_prepared_call_can_be_made_again(name: str, target: str) -> None:
+    """It is the loop alone: it reads the operands as they are then, and makes no new arrays."""
+    op = registry[name]
+    values = operands_of(op, tuple((6, 6) for _ in range(op.n_inputs)), "float64")
+    out = np.full((6, 6), np.nan)
+    call = prepared(op, values, [out], target)
+    for factor in (1, -2):
+        values[0] *= factor
+        assert call() is None
+        np.testing.assert_allclose(out, op(*values, target="python"), rtol=1e-12, atol=1e-12)
 
 
 def test_work_is_counted() -> None:
