@@ -98,7 +98,7 @@ peak_and_sum.split(reduced="n", combine=_combine)
 
 @op("(n),(),()->(n)", name="exp_below_over", integers="float", nanoseconds=0.5)
 def exp_below_over(x: Array, peak: Array, total: Array, out: Array) -> None:
-    """``out[j] = exp(x[j] - peak) / total``."""
+    """``out[j] = exp(x[j] - peak) / total``, where no element is above its row's peak."""
     shift, whole = peak[()], total[()]
     for j in lanes(x.shape[0]):
         out[j] = exp_nonpositive(x[j] - shift) / whole

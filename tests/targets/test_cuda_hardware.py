@@ -21,6 +21,7 @@ from tests.targets.cuda import needs_compiler
 from tests.targets.gradients import check_in_float32
 from tests.targets.test_cuda_training import check_on
 from tests.test_gradients import WITH_RULE
+from tests.test_layouts import laid_out
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,7 +50,7 @@ def test_gradients(case: Case, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", COMPUTED, ids=describe)
 def test_inputs_of_every_layout(case: Case, layout: str, rng: np.random.Generator) -> None:
-    operands = [LAYOUTS[layout](x) for x in case.draw(rng, case.shapes[0], np.float32)]
+    operands = laid_out(case, case.draw(rng, case.shapes[0], np.float32), LAYOUTS[layout])
     with nbops.use("cuda", strict=True):
         assert_close(case.function(*operands), case.expected(operands), case, case.shapes[0])
 

@@ -113,7 +113,11 @@ def plan_frame(
     call = Call(dtypes, table, where, *gpu, kernel, operands, tf32)
     planner = kernel.cuda_planner
     plan = None if planner is None else resolve_planner(planner)(call)
-    return (loops.plan(kernel, call, operands) if plan is None else plan), where
+    if plan is None:
+        plan = loops.plan(kernel, call, operands)
+    # of several results, one may have no elements: its grid has no blocks, and can't be launched
+    launches = [launch for launch in plan.launches if all(launch.grid)]
+    return Plan(launches, plan.workspace_bytes), where
 
 
 def _sizes(axes: tuple[str, ...], own: tuple[str, ...], table: np.ndarray) -> list[Any]:

@@ -22,6 +22,7 @@ ROWS = "y", "dy", "dx"
 #: In the order in which they call each other.
 HELPERS = (
     warps.sum_of_lanes,
+    warps.of_every_warp,
     warps.all_sum,
     row_kernels.this_row,
     row_kernels.position,

@@ -201,6 +201,7 @@ OWN = "term", "kept", "share", "finish", "finish_label", "loss"
 HELPERS = (
     warps.sum_of_lanes,
     warps.largest_of_lanes,
+    warps.of_every_warp,
     warps.all_sum,
     warps.all_largest,
     row_kernels.this_row,

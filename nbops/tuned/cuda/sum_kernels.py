@@ -24,7 +24,15 @@ from nbops.tuned.cuda.memory import get_elements, load, load_vector, put_element
 from nbops.tuned.cuda.row_kernels import position, this_row
 from nbops.tuned.cuda.warps import WARP, all_sum
 
-__all__ = ["read_up_to", "sum_part", "sum_row", "sum_rows"]
+__all__ = [
+    "part_of_columns",
+    "part_of_row",
+    "part_of_rows",
+    "read_up_to",
+    "sum_part",
+    "sum_row",
+    "sum_rows",
+]
 
 # What every kernel has its own of: see `nbops.tuned.cuda.sums`.
 ELEMENT: Any = None
@@ -50,6 +58,33 @@ def read_up_to(values: Any, place: int, count: int) -> None:
             values[k] = load(ELEMENT, place + k * ITEMSIZE) if k < count else ELEMENT(0)
 
 
+def part_of_row(size: int) -> tuple[Any, Any, Any, Any]:
+    """The number of a thread's part, its row, where in the row it begins, and its length."""
+    number = word(this_row())
+    parts = (size - 1) // PART + 1
+    row = number // parts
+    start = (number - row * parts) * PART
+    return number, row, start, (size - start if size - start < PART else word(PART))
+
+
+def part_of_columns(columns: int) -> tuple[Any, Any, Any, Any]:
+    """A thread's lane and warp, the number of its block's part, and its first column."""
+    thread = index(cuda.threadIdx.x)
+    lane, warp = index(thread % index(WARP)), index(thread // index(WARP))
+    blocks = (columns - 1) // WARP_COLUMNS + 1
+    number = word(cuda.blockIdx.x) // blocks
+    column = (word(cuda.blockIdx.x) - number * blocks) * WARP_COLUMNS + word(lane) * WIDTH
+    return lane, warp, number, column
+
+
+def part_of_rows(number: int, rows: int) -> tuple[Any, Any, Any]:
+    """A part's item, its first row, and the row behind its last."""
+    parts = (rows - 1) // PART + 1
+    item = number // parts
+    start = (number - item * parts) * PART
+    return item, start, (rows if rows - start < PART else start + PART)
+
+
 def sum_part(place: int, n: int) -> Any:
     """A thread's share of the sum of `n` neighbours."""
     values = cuda.local.array(WIDTH, ELEMENT)
@@ -73,12 +108,9 @@ def sum_row(words: Any) -> None:
     items, size, x, x_row, out, out_row, workspace = words
     scratch = cuda.shared.array(SCRATCH, TOTAL)
     parts = (size - 1) // PART + 1
-    number = word(this_row())
-    row, start, n = number, word(0), parts
-    if FROM_OPERAND:
-        row = number // parts
-        start = (number - row * parts) * PART
-        n = size - start if size - start < PART else word(PART)
+    number, row, start, n = part_of_row(size)
+    if not FROM_OPERAND:
+        row, start, n = number, word(0), parts
     inside = row < items
     row, n = (row, n) if inside else (word(0), word(0))
     place = x + row * x_row + start * ITEMSIZE if FROM_OPERAND else workspace + row * parts * TOTAL_SIZE
@@ -97,16 +129,11 @@ def sum_rows(words: Any) -> None:
     values = cuda.local.array(WIDTH, ELEMENT)
     totals = cuda.local.array(WIDTH, TOTAL)
     results = cuda.local.array(WIDTH, RESULT)
-    lane, warp = index(index(cuda.threadIdx.x) % index(WARP)), index(index(cuda.threadIdx.x) // index(WARP))
+    lane, warp, number, column = part_of_columns(columns)
     parts = (rows - 1) // PART + 1
-    blocks = (columns - 1) // WARP_COLUMNS + 1
-    number = word(cuda.blockIdx.x) // blocks
-    column = (word(cuda.blockIdx.x) - number * blocks) * WARP_COLUMNS + word(lane) * WIDTH
-    item, start, stop = number, word(0), parts
-    if FROM_OPERAND:
-        item = number // parts
-        start = (number - item * parts) * PART
-        stop = rows if rows - start < PART else start + PART
+    item, start, stop = part_of_rows(number, rows)
+    if not FROM_OPERAND:
+        item, start, stop = number, word(0), parts
     first = x + item * x_item if FROM_OPERAND else workspace + item * parts * columns * TOTAL_SIZE
     for k in range(WIDTH):
         totals[k] = TOTAL(0)

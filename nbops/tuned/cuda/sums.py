@@ -17,8 +17,10 @@ from nbops.tuned.cuda.helpers import add_helpers
 from nbops.tuned.cuda.vectors import VECTOR_BYTES
 
 __all__ = [
+    "COLUMN_HELPERS",
     "LONG_COLUMN",
     "LONG_ROW",
+    "ROW_HELPERS",
     "Stage",
     "row_kernel",
     "row_launch",
@@ -124,6 +126,18 @@ def rows_launch(dtype: np.dtype[Any], stage: Stage, n: int, parts: int, aligned:
 
 # ---- kernels ------------------------------------------------------------------------------------------
 
+#: What the kernels of rows, and those of columns, have in common with `vector_products`.
+ROW_HELPERS = (
+    warps.sum_of_lanes,
+    warps.of_every_warp,
+    warps.all_sum,
+    row_kernels.this_row,
+    row_kernels.position,
+    sum_kernels.part_of_row,
+    sum_kernels.read_up_to,
+)
+COLUMN_HELPERS = sum_kernels.part_of_columns, sum_kernels.part_of_rows, sum_kernels.read_up_to
+
 
 @functools.cache
 def row_kernel(dtype: np.dtype[Any], stage: Stage, threads: int, aligned: bool) -> CudaKernel:
@@ -146,8 +160,7 @@ def row_kernel(dtype: np.dtype[Any], stage: Stage, threads: int, aligned: bool) 
         "SCRATCH": max(threads // warps.WARP, 1),
         "PART": NARROW if stage is Stage.WHOLE else ROW_PART,
     }
-    helpers = warps.sum_of_lanes, warps.all_sum, row_kernels.this_row, row_kernels.position
-    add_helpers(constants, (*helpers, sum_kernels.read_up_to, sum_kernels.sum_part))
+    add_helpers(constants, (*ROW_HELPERS, sum_kernels.sum_part))
     parameters = ["items", "n", "x", "x_batch0", "out", "out_batch0", "workspace"]
     name = f"sum_row_{dtype.name}_{stage.name.lower()}_{threads}_{'vectors' if aligned else 'elements'}"
     return CudaKernel(sum_kernels.sum_row, parameters, name=name, max_threads=block, **constants)
@@ -173,7 +186,7 @@ def rows_kernel(dtype: np.dtype[Any], stage: Stage, aligned: bool) -> CudaKernel
         "SCRATCH": BLOCK * width,
         "PART": NARROW if stage is Stage.WHOLE else COLUMN_PART,
     }
-    add_helpers(constants, [sum_kernels.read_up_to])
+    add_helpers(constants, COLUMN_HELPERS)
     parameters = ["m", "n", "x", "x_batch0", "out", "out_batch0", "workspace"]
     name = f"sum_rows_{dtype.name}_{stage.name.lower()}_{'vectors' if aligned else 'elements'}"
     return CudaKernel(sum_kernels.sum_rows, parameters, name=name, max_threads=BLOCK, **constants)

@@ -19,8 +19,8 @@ from typing import Any
 
 from nbops.targets.cuda.toolchain import cuda
 from nbops.tuned.cuda.memory import load, store
-from nbops.tuned.cuda.row_kernels import position, this_row
-from nbops.tuned.cuda.sum_kernels import read_up_to
+from nbops.tuned.cuda.row_kernels import position
+from nbops.tuned.cuda.sum_kernels import part_of_columns, part_of_row, part_of_rows, read_up_to
 from nbops.tuned.cuda.warps import WARP, all_sum
 
 __all__ = [
@@ -81,11 +81,7 @@ def matrix_times_vector(words: Any) -> None:
     """Each THREADS threads compute a part of one element of ``out = a @ x``."""
     items, m, size, a, a_item, a_row, a_step, x, x_item, x_step, out, out_item, out_row, workspace = words
     scratch = cuda.shared.array(SCRATCH, TOTAL)
-    parts = (size - 1) // PART + 1
-    number = word(this_row())
-    row = number // parts
-    start = (number - row * parts) * PART
-    n = size - start if size - start < PART else word(PART)
+    number, row, start, n = part_of_row(size)
     inside = row < items * m
     row, n = (row, n) if inside else (word(0), word(0))
     item = row // m
@@ -101,11 +97,7 @@ def vector_times_vector(words: Any) -> None:
     """Each THREADS threads compute a part of the dot product of one pair of vectors."""
     items, size, x, x_item, x_step, y, y_item, y_step, out, out_item, workspace = words
     scratch = cuda.shared.array(SCRATCH, TOTAL)
-    parts = (size - 1) // PART + 1
-    number = word(this_row())
-    item = number // parts
-    start = (number - item * parts) * PART
-    n = size - start if size - start < PART else word(PART)
+    number, item, start, n = part_of_row(size)
     inside = item < items
     item, n = (item, n) if inside else (word(0), word(0))
     left = x + item * x_item + start * x_step
@@ -121,14 +113,8 @@ def vector_times_matrix(words: Any) -> None:
     scratch = cuda.shared.array(SCRATCH, TOTAL)
     values = cuda.local.array(WIDTH, ELEMENT)
     totals = cuda.local.array(WIDTH, TOTAL)
-    lane, warp = index(index(cuda.threadIdx.x) % index(WARP)), index(index(cuda.threadIdx.x) // index(WARP))
-    parts = (rows - 1) // PART + 1
-    blocks = (columns - 1) // WARP_COLUMNS + 1
-    number = word(cuda.blockIdx.x) // blocks
-    column = (word(cuda.blockIdx.x) - number * blocks) * WARP_COLUMNS + word(lane) * WIDTH
-    item = number // parts
-    start = (number - item * parts) * PART
-    stop = rows if rows - start < PART else start + PART
+    lane, warp, number, column = part_of_columns(columns)
+    item, start, stop = part_of_rows(number, rows)
     for k in range(WIDTH):
         totals[k] = TOTAL(0)
     if column < columns:

@@ -15,7 +15,7 @@ import numpy as np
 from nbops.targets.cuda.kernels import Call, CudaKernel, Launch, Plan
 from nbops.targets.cuda.loops import NARROW
 from nbops.targets.cuda.toolchain import array_type, types
-from nbops.tuned.cuda import row_kernels, sum_kernels, sums, vector_kernels, warps
+from nbops.tuned.cuda import sums, vector_kernels, warps
 from nbops.tuned.cuda.helpers import add_helpers
 from nbops.tuned.cuda.vectors import VECTOR_BYTES
 
@@ -163,9 +163,8 @@ def row_kernel(
         "SCRATCH": max(threads // warps.WARP, 1),
         "PART": NARROW if whole else sums.ROW_PART,
     }
-    helpers = warps.sum_of_lanes, warps.all_sum, row_kernels.this_row, row_kernels.position
-    own = sum_kernels.read_up_to, vector_kernels.read, vector_kernels.dot, vector_kernels.put_total
-    add_helpers(constants, helpers + own)
+    own = vector_kernels.read, vector_kernels.dot, vector_kernels.put_total
+    add_helpers(constants, sums.ROW_HELPERS + own)
     name = f"{function.__name__}_{dtype.name}_{_letters(aligned, whole)}_{threads}"
     return CudaKernel(function, words, name=name, max_threads=block, **constants)
 
@@ -192,7 +191,7 @@ def column_kernel(dtype: np.dtype[Any], words: tuple[str, ...], aligned: bool, w
         "SCRATCH": sums.BLOCK * width,
         "PART": NARROW if whole else sums.COLUMN_PART,
     }
-    add_helpers(constants, (sum_kernels.read_up_to, vector_kernels.put_total))
+    add_helpers(constants, (*sums.COLUMN_HELPERS, vector_kernels.put_total))
     name = f"vector_times_matrix_{dtype.name}_{_letters(aligned, whole)}"
     return CudaKernel(
         vector_kernels.vector_times_matrix, words, name=name, max_threads=sums.BLOCK, **constants

@@ -16,7 +16,7 @@ from typing import Any
 
 from nbops.targets.cuda.toolchain import cuda
 
-__all__ = ["WARP", "all_largest", "all_sum", "largest_of_lanes", "sum_of_lanes"]
+__all__ = ["WARP", "all_largest", "all_sum", "largest_of_lanes", "of_every_warp", "sum_of_lanes"]
 
 WARP = 32
 EVERY_LANE = 0xFFFFFFFF
@@ -43,23 +43,26 @@ def largest_of_lanes(value: Any, lanes: int) -> Any:
     return value
 
 
-def all_sum(value: Any, scratch: Any) -> Any:
-    """The sum over THREADS threads; `scratch` is shared memory that nothing else uses."""
-    if THREADS <= WARP:
-        return sum_of_lanes(value, THREADS)
-    value = sum_of_lanes(value, WARP)
+def of_every_warp(value: Any, scratch: Any) -> Any:
+    """The numbers of all warps, one for each lane, over and over.
+
+    A warp's is that of its first lane. `scratch` is shared memory that nothing else uses.
+    """
     if cuda.threadIdx.x % WARP == 0:
         scratch[cuda.threadIdx.x // WARP] = value
     cuda.syncthreads()
-    return sum_of_lanes(scratch[cuda.threadIdx.x % (THREADS // WARP)], THREADS // WARP)
+    return scratch[cuda.threadIdx.x % (THREADS // WARP)]
+
+
+def all_sum(value: Any, scratch: Any) -> Any:
+    """The sum over THREADS threads; for `scratch` see `of_every_warp`."""
+    if THREADS <= WARP:
+        return sum_of_lanes(value, THREADS)
+    return sum_of_lanes(of_every_warp(sum_of_lanes(value, WARP), scratch), THREADS // WARP)
 
 
 def all_largest(value: Any, scratch: Any) -> Any:
-    """The largest over THREADS threads; `scratch` is shared memory that nothing else uses."""
+    """The largest over THREADS threads; for `scratch` see `of_every_warp`."""
     if THREADS <= WARP:
         return largest_of_lanes(value, THREADS)
-    value = largest_of_lanes(value, WARP)
-    if cuda.threadIdx.x % WARP == 0:
-        scratch[cuda.threadIdx.x // WARP] = value
-    cuda.syncthreads()
-    return largest_of_lanes(scratch[cuda.threadIdx.x % (THREADS // WARP)], THREADS // WARP)
+    return largest_of_lanes(of_every_warp(largest_of_lanes(value, WARP), scratch), THREADS // WARP)

@@ -139,15 +139,14 @@ class Mutant:
 
 MUTANTS = [
     # a barrier removed
-    Mutant(warps.all_sum, BARRIER, "", "a block a row"),
-    Mutant(warps.all_largest, BARRIER, "", "a block a row"),
+    Mutant(warps.of_every_warp, BARRIER, "", "a block a row"),
     Mutant(sum_kernels.sum_rows, BARRIER, "", "sum of rows"),
     # a shuffle cut
     Mutant(warps.sum_of_lanes, "EVERY_LANE", "0xFFFF", "lanes a row"),
     Mutant(warps.sum_of_lanes, "lanes // 2", "lanes // 4", "lanes a row"),
     Mutant(warps.largest_of_lanes, "other > value", "other < value", "a warp a row"),
     # a place that others write too
-    Mutant(warps.all_sum, "scratch[cuda.threadIdx.x // WARP] =", "scratch[0] =", "a block a row"),
+    Mutant(warps.of_every_warp, "scratch[cuda.threadIdx.x // WARP] =", "scratch[0] =", "a block a row"),
     # < to <=, and the other way
     Mutant(row_kernels.read_chunk, "at < n", "at <= n", "a block a row"),
     Mutant(row_kernels.write_chunk, "at < n", "at <= n", "a block a row"),
@@ -163,7 +162,7 @@ MUTANTS = [
     Mutant(row_kernels.position, "+ lane)", "+ lane + index(1))", "lanes a row"),
     Mutant(row_kernels.this_row, "BLOCK // THREADS)", "BLOCK // THREADS + 1)", "blocks of short rows"),
     Mutant(row_kernels.finish_chunk, "word(at) + k ==", "word(at) + k + 1 ==", "loss's gradient"),
-    Mutant(sum_kernels.sum_row, "row * parts) * PART", "row * parts) * (PART - 1)", "sum in parts"),
+    Mutant(sum_kernels.part_of_row, "row * parts) * PART", "row * parts) * (PART - 1)", "sum in parts"),
     Mutant(sum_kernels.sum_rows, "row += WARPS", "row += 1", "sum of rows"),
     Mutant(elementwise.run_vectors, "vector + stride", "vector + stride + index(1)", "many vectors"),
     Mutant(row_kernels.chosen_of, "+ i % WIDTH", "+ i % WIDTH + 1", "loss and gradient"),

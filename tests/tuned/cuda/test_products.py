@@ -264,3 +264,12 @@ def test_tensor_cores_are_used_only_where_asked_for_and_known(rng: np.random.Gen
             result = nbops.matmul(a.astype(dtype), b.astype(dtype))
         assert_product(result, a.astype(dtype), b.astype(dtype))
         assert not any(counters.instructions["MMA"] for counters in gpu.counters.values())
+
+
+def test_the_weight_gradient_without_features_is_that_of_the_bias_alone(rng: np.random.Generator) -> None:
+    dz = draw(rng, (3, 5), np.float32)
+    with nbops.use("cuda-emulator") as gpu:
+        dw, db = dense_weight_gradient(np.empty((3, 0), np.float32), dz)
+    assert kernels_of(gpu) == ["sum_rows"]
+    assert dw.shape == (0, 5)
+    np.testing.assert_allclose(db, dz.sum(0), rtol=1e-6)
