@@ -170,6 +170,7 @@ def train(options: argparse.Namespace, digits: Any) -> Results:
 
     from nbops.checkpoints import CheckpointError
     from nbops.nn import Epoch, NaiveDense, NaiveSequential, Progress, evaluate, fit, predict
+    from nbops.optimizers import RMSprop
 
     rng = np.random.default_rng(options.seed)
     model = NaiveSequential(
@@ -180,8 +181,11 @@ def train(options: argparse.Namespace, digits: Any) -> Results:
     )
     optimizer: Any = None  # plain gradient descent
     if options.optimizer != "sgd":
-        optimizer = keras.optimizers.get(options.optimizer)
-        optimizer.learning_rate = options.learning_rate
+        if options.ops == "nbops" and options.optimizer == "rmsprop":
+            optimizer = RMSprop(options.learning_rate)
+        else:
+            optimizer = keras.optimizers.get(options.optimizer)
+            optimizer.learning_rate = options.learning_rate
     bar: Any = None
     seen: list[float] = []
 

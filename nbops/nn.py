@@ -23,6 +23,8 @@ import nbops
 from nbops.checkpoints import Checkpoint, CheckpointError
 from nbops.data import BatchGenerator
 from nbops.ops.losses import EPSILON
+from nbops.optimizers import SGD
+from nbops.tensorflow.on_caller import OnCaller
 
 __all__ = [
     "BatchGenerator",
@@ -320,6 +322,8 @@ def _step(model: Any, images: Any, labels: Any, learning_rate: float, optimizer:
         per_sample_losses = model.ops.sparse_categorical_crossentropy(labels, predictions)
         average_loss = model.ops.mean(per_sample_losses)
     gradients = tape.gradient(average_loss, model.weights)
+    if optimizer is None and model.ops.name == "nbops" and not tf.distribute.has_strategy():
+        optimizer = SGD(learning_rate)
     update_weights(gradients, model.weights, learning_rate, optimizer=optimizer)
     return average_loss, predictions
 
@@ -345,9 +349,10 @@ def compile_training_step(
 
     Returns
     -------
-    tf.function
-        Takes images and labels, and gives the average loss and the share of right predictions. It is traced
-        once; a shorter last batch does not trace it again.
+    function
+        Takes images and labels, and gives the average loss and the share of right predictions. It is a
+        tf.function, traced once; a shorter last batch does not trace it again. On nbops's ops it runs on the
+        calling thread (see `nbops.tensorflow.on_caller.OnCaller`).
 
     Examples
     --------
@@ -367,7 +372,8 @@ def compile_training_step(
         loss, predictions = _step(model, images_batch, labels_batch, learning_rate, optimizer)
         return loss, _share_right(labels_batch, predictions)
 
-    return tf.function(training_step, input_signature=signature)
+    step = tf.function(training_step, input_signature=signature)
+    return OnCaller(step) if model.ops.name == "nbops" else step
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +449,7 @@ def fit(
     epochs, batch_size : int
     learning_rate : float
         For plain gradient descent.
-    optimizer : keras.optimizers.Optimizer, optional
+    optimizer : keras.optimizers.Optimizer or one of nbops.optimizers, optional
         Instead of plain gradient descent.
     shuffle_seed : int, optional
         See `BatchGenerator`.

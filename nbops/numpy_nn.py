@@ -56,6 +56,12 @@ def rmsprop_update(w: Scalar, gradient: Scalar, mean_square: Scalar, rate: Scala
     return w - rate * gradient / sqrt(mean_square + epsilon)
 
 
+@elementwise(integers="float", nanoseconds=0.3)
+def sgd_update(w: Scalar, gradient: Scalar, rate: Scalar) -> Scalar:
+    """``w - rate gradient``."""
+    return w - rate * gradient
+
+
 class Dense:
     """A dense layer, ``activation(x @ W + b)``, with W uniform in [0, 0.1) and b zero, in float32.
 

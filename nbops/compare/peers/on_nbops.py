@@ -92,7 +92,7 @@ def training_step(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case
 
 
 def _through_graph(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
-    """`nn.compile_training_step`: nbops's ops in a tf.function; RMSprop is Keras's optimizer."""
+    """`nn.compile_training_step`: nbops's ops in a tf.function, and its optimizers."""
     if importlib.util.find_spec("tensorflow") is None:
         raise Unavailable("TensorFlow is not installed; the step through tf.function needs it")
     import tensorflow as tf
@@ -107,9 +107,9 @@ def _through_graph(given: dict[str, np.ndarray], options: dict[str, Any]) -> Cas
         variable.assign(given[name])
     optimizer = None
     if options["optimizer"] == "rmsprop":
-        import keras
+        from nbops.optimizers import RMSprop
 
-        optimizer = keras.optimizers.RMSprop(LEARNING_RATE, rho=RMS_DECAY, epsilon=RMS_EPSILON)
+        optimizer = RMSprop(LEARNING_RATE, RMS_DECAY, RMS_EPSILON)
     step = nn.compile_training_step(model, given["x"], given["labels"], LEARNING_RATE, optimizer=optimizer)
     x, labels = tf.constant(given["x"]), tf.constant(given["labels"])
     last: list[Any] = [None]
