@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # the tests read the names from here without Sphinx
 PUBLIC = (
     "nbops",
     "nbops.nn",
-    "nbops.optimizers", "nbops.keras",
+    "nbops.optimizers",
+    "nbops.keras",
     "nbops.data",
     "nbops.numpy_nn",
     "nbops.tensorflow",
