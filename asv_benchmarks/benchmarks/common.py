@@ -16,6 +16,7 @@ import sys
 import tempfile
 from typing import Any
 
+import numba
 import numpy as np
 
 import nbops
@@ -63,9 +64,9 @@ class Compared:
             raise NotImplementedError(f"{library} does not do {self.kind}")
         self.options = {**options, **getattr(adapter, "ORACLE_OPTIONS", {})}
         self.given = oracles.inputs(self.kind, options)
-        # asv calls the method in the same context, so entering it here holds for the timing too
-        self.context = nbops.use("serial" if implementation == "serial" else "auto")
-        self.context.__enter__()
+        # asv calls the method in the same thread. Inside `nbops.use` no call would take the short way.
+        if implementation == "serial":
+            numba.set_num_threads(1)
         try:
             self.case = adapter.KINDS[self.kind](self.given, options)
         except peers.Unavailable as reason:
@@ -73,9 +74,7 @@ class Compared:
         self.case.run()
 
     def teardown(self, *parameters: Any) -> None:
-        if hasattr(self, "context"):
-            self.context.__exit__(None, None, None)
-            del self.context
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
     def error(self) -> float:
         """The largest error against float64; see `nbops.compare.oracles`."""
@@ -90,8 +89,7 @@ def ratio_to_best_peer(name: str) -> float:
     chosen = [workload for workload in compare.workloads() if workload.name == name]
     if not chosen:
         raise NotImplementedError(f"this commit's list has no {name}")
-    settings = compare.Settings(rounds=20, window_ms=10, settle_ms=20)
-    (row,) = compare.compare(chosen, compare.PEERS, settings)["workloads"]
+    (row,) = compare.compare(chosen, compare.PEERS, compare.Settings())["workloads"]
     if row["best"] is None:
         raise NotImplementedError(row["refused"])
     return float(row["best"]["p10"]["ratio"])
