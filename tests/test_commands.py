@@ -45,6 +45,7 @@ SMALLER = {
         "python examples/train_mnist.py --optimizer sgd --epochs 10 --data DATA"
     ),
     "make test": "make test ARGS=tests/test_signature.py",
+    "make test-oldest": "make test-oldest PYTHON=true ARGS=tests/test_signature.py",
     "nbops ladder matmul": "nbops ladder matmul 64x64 64x64 --seconds 0.01",
     "nbops ladder matmul --plot docs/images/ladder-matmul.png": (
         "nbops ladder matmul 64x64 64x64 --seconds 0.01 --plot DATA/ladder.png"
@@ -102,9 +103,10 @@ def is_run_here(command: str) -> bool:
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Runs a command and gives what it printed."""
     folder = tmp_path_factory.mktemp("commands")
-    venv = folder / "venv"
+    venv, oldest = folder / "venv", folder / "venv-oldest"
     (venv / "bin").mkdir(parents=True)
     (venv / "installed").touch()
+    oldest.symlink_to(venv)
     for name, script in {
         "python": f'[ "$1 $2" = "-m pip" ] && exit\nexec {shlex.quote(sys.executable)} "$@"',
         "nbops": f'exec {shlex.quote(sys.executable)} -m nbops "$@"',
