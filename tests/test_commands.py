@@ -46,6 +46,7 @@ SMALLER = {
     ),
     "make test": "make test ARGS=tests/test_signature.py",
     "make test-oldest": "make test-oldest PYTHON=true ARGS=tests/test_signature.py",
+    "nbops ladder": "nbops ladder matmul 64x64 64x64 --seconds 0.01",
     "nbops ladder matmul": "nbops ladder matmul 64x64 64x64 --seconds 0.01",
     "nbops ladder matmul --plot docs/images/ladder-matmul.png": (
         "nbops ladder matmul 64x64 64x64 --seconds 0.01 --plot DATA/ladder.png"
@@ -60,6 +61,10 @@ ELSEWHERE = {
     "make docs": "CI",
     "make notebook": "tests/test_notebook.py",
     "make ratios": "tests/test_ratios.py",
+    "make bench": "tests/test_asv_benchmarks.py",  # with asv itself it takes minutes; so do the next ones
+    "make bench-check": "tests/test_asv_benchmarks.py",
+    "make bench-history": "tests/test_asv_benchmarks.py",
+    "make bench-report": "tests/test_asv_benchmarks.py",
     'make bench-peers ARGS="--json asv_benchmarks/results/peers.json"': "tests/test_ratios.py",
     "jupyter lab docs/tutorial.ipynb": "tests/test_notebook.py",
     "python examples/notebook_walkthrough.py": "tests/test_commands.py",  # below

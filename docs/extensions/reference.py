@@ -57,7 +57,10 @@ def directive(path: str) -> str:
     thing = resolve(path)
     if inspect.isclass(thing):
         return f".. autoclass:: {path}\n   :members:\n"
-    return f".. auto{'function' if callable(thing) else 'data'}:: {path}\n"
+    if not isinstance(thing, dict):
+        return f".. auto{'function' if callable(thing) else 'data'}:: {path}\n"
+    keys = ", ".join(f"``{key}``" for key in thing)  # a table by name; what stands behind a name is code
+    return f".. autodata:: {path}\n   :no-value:\n\n   A mapping with the keys {keys}.\n"
 
 
 def page(home: str, paths: list[str]) -> str:
