@@ -59,6 +59,12 @@ SMALLER = {
 ELSEWHERE = {
     "make lint": "CI",
     "make docs": "CI",
+    "make fuzz": "by hand; 1,500 of its calls in tests/test_fuzz.py",
+    "make bounds": "by hand; one call of each op in tests/test_bounds.py",
+    "make coverage": "by hand",
+    "make mutants": "by hand",
+    "make stress": "by hand; two seconds of it in tests/test_stress.py",
+    "make test-oldest": "by hand",
     "make notebook": "tests/test_notebook.py",
     "make ratios": "tests/test_ratios.py",
     "make bench": "tests/test_asv_benchmarks.py",  # with asv itself it takes minutes; so do the next ones
