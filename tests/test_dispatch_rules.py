@@ -65,6 +65,12 @@ def test_one_item_that_can_not_be_shared_is_serial() -> None:
     assert Work(1, 20_000, 80_000, 1.0).divisible is True
 
 
+def test_two_threads_are_more_than_one() -> None:
+    cpu.STATE[cpu.WORKERS] = 2
+    assert choose(SMALL).reason.startswith("about 0.01 µs on one core, under the break-even")
+    assert choose(LARGE).workers == 2
+
+
 def test_one_thread_is_serial_whatever_the_work() -> None:
     cpu.STATE[cpu.WORKERS] = 1
     assert choose(LARGE) == Decision("serial", 1, "small", "one thread is all there is")
@@ -217,6 +223,16 @@ def test_device_arrays_stay_where_they_are() -> None:
     for target in ("cpu", "serial"):
         with use(target), pytest.raises(RuntimeError, match=f"relu: target '{target}' was asked for, but"):
             dispatch.decide_device_array("relu", "Tensor")
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(target: str) -> None:
+        raise RuntimeError(f"no {target} here")
+
+    monkeypatch.setattr(cuda, "require", refuse)
+    with pytest.raises(RuntimeError, match="no cuda here"):
+        choose(SMALL, "cuda")
+    assert choose(SMALL, "serial").target == "serial"
 
 
 def test_settings_of_a_gpu() -> None:

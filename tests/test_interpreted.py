@@ -107,6 +107,9 @@ def test_rows_without_elements() -> None:
     assert no_class.shape == (2, 0)
     assert np.isnan(registry["crossentropy_from_logits"](np.array([0, 0]), nothing)).all()
     assert np.isnan(registry["crossentropy_from_probabilities"](np.array([0, 0]), nothing)).all()
+    losses, gradients = registry["crossentropy_and_gradient"](np.array([0, 0]), nothing, np.ones(2))
+    assert np.isnan(losses).all()
+    assert gradients.shape == (2, 0)
 
 
 def test_labels_out_of_range_give_nan() -> None:
@@ -115,6 +118,37 @@ def test_labels_out_of_range_give_nan() -> None:
     curvature = registry["crossentropy_from_probabilities_curvature"](label, p, ones, p)
     assert np.isnan(curvature).all(1).tolist() == [True, False, True]
     assert not np.isnan(curvature[1]).any()
+    losses, gradients = registry["crossentropy_and_gradient"](label, p, ones)
+    assert np.isnan(losses).tolist() == np.isnan(gradients).all(1).tolist() == [True, False, True]
+    assert gradients[1].tolist() == [-0.5, 0.5]
+
+
+def test_a_label_out_of_range_is_named_with_the_range() -> None:
+    with pytest.raises(ValueError, match=r"has the label 2, but y_pred has 2 classes; labels go from 0 to 1$"):
+        nbops.sparse_categorical_crossentropy([1, 2, -7], np.full((3, 2), 0.5))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_the_axis_of_the_classes(axis: int, from_logits: bool, rng: np.random.Generator) -> None:
+    """All lengths equal, so that no shape tells one axis from another; labels with or without one."""
+    p, label = rng.uniform(0.1, 0.9, (3, 3, 3)), rng.integers(0, 3, (3, 3))
+    wanted = nbops.sparse_categorical_crossentropy(label, np.moveaxis(p, axis, -1), from_logits)
+    np.testing.assert_array_equal(nbops.sparse_categorical_crossentropy(label, p, from_logits, axis), wanted)
+    again = nbops.sparse_categorical_crossentropy(label[..., None], p, from_logits, axis)
+    np.testing.assert_array_equal(again, wanted)
+
+
+def test_the_gradient_of_gemm_s_factor(rng: np.random.Generator) -> None:
+    """A factor for each product of a batch whose axes are as long as the matrices'."""
+    a, b, c, alpha = (rng.normal(size=shape) for shape in ((3, 3, 3), (3, 3, 3), (3, 3, 3), (3,)))
+    dout = rng.normal(size=(3, 3, 3))
+    by_a, by_b, by_c, by_alpha = nbops.gemm.vjp(a, b, c, alpha)[1](dout)
+    scaled = alpha[:, None, None] * dout
+    np.testing.assert_allclose(by_a, scaled @ b.swapaxes(1, 2), rtol=1e-12)
+    np.testing.assert_allclose(by_b, a.swapaxes(1, 2) @ scaled, rtol=1e-12)
+    np.testing.assert_array_equal(by_c, dout)
+    np.testing.assert_allclose(by_alpha, (dout * (a @ b)).sum((1, 2)), rtol=1e-12)
 
 
 def test_axes_that_are_no_integers() -> None:

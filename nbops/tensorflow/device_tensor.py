@@ -11,7 +11,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from nbops.targets.cuda.dlpack import CUDA
+
 __all__ = ["DeviceTensor", "are_on_gpu", "call"]
+
+CPU = 1  # DLDeviceType, beside CUDA
 
 
 class DeviceTensor:
@@ -41,9 +45,14 @@ class DeviceTensor:
 
     def __dlpack__(self, **options: Any) -> Any:
         """The tensor's capsule; the stream, and all else that a consumer wishes for, are dropped."""
+        if not hasattr(self.tensor, "__dlpack__"):  # TensorFlow 2.18
+            return tf.experimental.dlpack.to_dlpack(self.tensor)
         return self.tensor.__dlpack__()
 
     def __dlpack_device__(self) -> tuple[int, int]:
+        if not hasattr(self.tensor, "__dlpack_device__"):
+            place = tf.DeviceSpec.from_string(self.tensor.backing_device)
+            return (CUDA if place.device_type == "GPU" else CPU), int(place.device_index)
         kind, number = self.tensor.__dlpack_device__()
         return int(kind), int(number)
 
@@ -59,7 +68,10 @@ def are_on_gpu(tensors: Sequence[Any]) -> bool:
 
     return (
         tf.executing_eagerly()
-        and all(hasattr(x, "__dlpack__") and ":GPU:" in (x.device or "") for x in tensors)
+        and all(
+            (hasattr(x, "__dlpack__") or hasattr(x, "backing_device")) and ":GPU:" in (x.device or "")
+            for x in tensors
+        )
         and cuda.available()
     )
 

@@ -97,8 +97,9 @@ def test_the_structure_as_tensorflow_fills_it() -> None:
 
     for dtype in (tf.float32, tf.float64, tf.int64):
         x = tf.reshape(tf.range(6, dtype=dtype), (2, 3))
-        with pytest.raises(RuntimeError, match="stream"):
-            dlpack.Imported(x)
+        if hasattr(x, "__dlpack__"):  # TensorFlow 2.18 has none
+            with pytest.raises(RuntimeError, match="stream"):
+                dlpack.Imported(x)
         found = interface_of(DeviceTensor(x))
         assert (found["shape"], np.dtype(found["typestr"])) == ((2, 3), x.dtype.as_numpy_dtype)
         memory = (ctypes.c_char * 6 * x.dtype.size).from_address(found["data"][0])

@@ -129,6 +129,35 @@ def test_sums_of_lengths_that_are_not_known(known: Any, axis: Any) -> None:
     np.testing.assert_array_equal(gradient, np.ones(x.shape))
 
 
+@pytest.mark.parametrize("known", ["none", "all", "the array's", "the row's", "the row's rank only"])
+def test_gradients_of_a_repeated_row(known: str) -> None:
+    """Whichever of the two shapes is known, the row's gradient is summed over what it was repeated along."""
+    rows, row = tf.ones((4, 3), tf.float64), tf.constant([[1.0, 2.0, 3.0]], tf.float64)
+    shapes = {
+        "none": (None, None),
+        "all": ((4, 3), (1, 3)),
+        "the array's": ((4, 3), None),
+        "the row's": (None, (1, 3)),
+        "the row's rank only": ((4, 3), (None, 3)),
+    }[known]
+
+    @as_written(input_signature=[tf.TensorSpec(shape, tf.float64) for shape in shapes])
+    def gradients(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([x, y])
+            total = nbops.multiply(x, y)
+        return tape.gradient(total, [x, y])
+
+    by_rows, by_row = gradients(rows, row)
+    np.testing.assert_array_equal(by_rows, np.tile(row, (4, 1)))
+    np.testing.assert_array_equal(by_row, [[4, 4, 4]])
+    repeated_by_nothing = (
+        gradients(row, row) if known not in ("all", "the array's", "the row's rank only") else None
+    )
+    if repeated_by_nothing is not None:
+        np.testing.assert_array_equal(repeated_by_nothing[1], row)
+
+
 def test_a_sum_between_several_axes_that_are_not_known() -> None:
     x = np.arange(48.0).reshape(2, 2, 3, 2, 2)
     for shape in ((None, None, 3, 2, 2), (2, 2, 3, None, None), (2, None, None, 2, 2)):

@@ -141,6 +141,18 @@ for k in ("b16", "b32", "b64"):
     }
 
 
+def _dot_of_bytes(first: str, second: str) -> Rule:
+    def each(word: int, kind: str) -> list[int]:
+        return [wrap(word >> shift, f"{kind[0]}8") for shift in (0, 8, 16, 24)]
+
+    return lambda a, b, c: c + sum(x * y for x, y in zip(each(a, first), each(b, second), strict=True))
+
+
+for first, second in (("s32", "s32"), ("u32", "u32"), ("s32", "u32"), ("u32", "s32")):
+    k = "s32" if "s32" in (first, second) else "u32"
+    INTEGER[f"dp4a.{first}.{second}"] = ([first, second, k], k, _dot_of_bytes(first, second))
+
+
 def _bits(n: int) -> dict[str, tuple[list[str], str, Rule]]:
     k, u, s = f"b{n}", f"u{n}", f"s{n}"
 

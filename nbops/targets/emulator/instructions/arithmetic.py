@@ -1,4 +1,4 @@
-"""Arithmetic that integers and floats share: add, sub, mul, mad, fma, div, rem, min, max, neg, abs,
+"""Arithmetic that integers and floats share: add, sub, mul, mad, fma, dp4a, div, rem, min, max, neg, abs,
 comparisons.
 """
 
@@ -91,6 +91,23 @@ def _mul24(decoder: Decoder, ins: Instruction) -> Step:
         return result + c[0] if c else result
 
     return elementwise(decoder, ins, kind, kind, product)
+
+
+@instruction("dp4a")
+def _dot_of_bytes(decoder: Decoder, ins: Instruction) -> Step:
+    """``c + Σ a[i] b[i]`` over the four bytes of a and b, each signed where its type says so."""
+    kinds = ins.parts[1:]
+    result = "s32" if "s32" in kinds else "u32"
+
+    def bytes_of(x: Any, kind: str) -> Any:
+        each = (np.asarray(x).astype(np.int64)[..., None] >> np.array([0, 8, 16, 24])) & 0xFF
+        return (each ^ 0x80) - 0x80 if kind == "s32" else each
+
+    def run(a: Any, b: Any, c: Any) -> Any:
+        total = np.asarray(c).astype(np.int64) + (bytes_of(a, kinds[0]) * bytes_of(b, kinds[1])).sum(-1)
+        return (total & 0xFFFFFFFF).astype(np.uint32).view(dtype_of(result))
+
+    return elementwise(decoder, ins, [*kinds, result], result, run)
 
 
 @instruction("fma", "mad")
