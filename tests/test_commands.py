@@ -64,7 +64,6 @@ ELSEWHERE = {
     "make coverage": "by hand",
     "make mutants": "by hand",
     "make stress": "by hand; two seconds of it in tests/test_stress.py",
-    "make test-oldest": "by hand",
     "make notebook": "tests/test_notebook.py",
     "make ratios": "tests/test_ratios.py",
     "make bench": "tests/test_asv_benchmarks.py",  # with asv itself it takes minutes; so do the next ones

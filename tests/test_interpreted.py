@@ -124,7 +124,7 @@ def test_labels_out_of_range_give_nan() -> None:
 
 
 def test_a_label_out_of_range_is_named_with_the_range() -> None:
-    with pytest.raises(ValueError, match=r"has the label 2, but y_pred has 2 classes; labels go from 0 to 1$"):
+    with pytest.raises(ValueError, match=r"has the label 2, but y_pred has 2 classes; labels .* 0 to 1$"):
         nbops.sparse_categorical_crossentropy([1, 2, -7], np.full((3, 2), 0.5))
 
 
