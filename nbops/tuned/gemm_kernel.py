@@ -72,7 +72,6 @@ from nbops.tuned.tile import (
     row_offsets,
     store_tile,
     tile_width,
-    width_bytes,
     zero_tile,
 )
 from nbops.tuned.vectors import tile_columns, tile_rows, vector_lanes
@@ -97,8 +96,8 @@ def multiply_tile(
     never_inline()
     a, b = element_pointer(element, strip), element_pointer(element, panel)
     tile = zero_tile(width, a)
-    size, b_step = item_bytes(a), width_bytes(width)
-    packed = kc // 4 * 4 if panel_step == b_step else 0
+    size = item_bytes(a)
+    packed = kc // 4 * 4
     by_rows = packed if strip_step == size else 0
     by_columns = packed if strip_row == size and rows == tile_rows() and by_rows == 0 else 0
     offsets = row_offsets(strip_row, rows)
@@ -106,18 +105,18 @@ def multiply_tile(
     for q in range(0, by_rows, 4):
         prefetch_row(width, element_pointer(element, c + max(0, q - near) // 4 * c_row))
         tile = add_outer_product(tile, offsets, a, b)
-        tile = add_outer_product(tile, offsets, shift(a, size), shift(b, b_step))
-        tile = add_outer_product(tile, offsets, shift(a, 2 * size), shift(b, 2 * b_step))
-        tile = add_outer_product(tile, offsets, shift(a, 3 * size), shift(b, 3 * b_step))
-        a, b = shift(a, 4 * size), shift(b, 4 * b_step)
+        tile = add_outer_product(tile, offsets, shift(a, size), shift(b, panel_step))
+        tile = add_outer_product(tile, offsets, shift(a, 2 * size), shift(b, 2 * panel_step))
+        tile = add_outer_product(tile, offsets, shift(a, 3 * size), shift(b, 3 * panel_step))
+        a, b = shift(a, 4 * size), shift(b, 4 * panel_step)
     whole = row_offsets(size, tile_rows())
     for q in range(0, by_columns, 4):
         prefetch_row(width, element_pointer(element, c + max(0, q - near) // 4 * c_row))
         tile = add_outer_product(tile, whole, a, b)
-        tile = add_outer_product(tile, whole, shift(a, strip_step), shift(b, b_step))
-        tile = add_outer_product(tile, whole, shift(a, 2 * strip_step), shift(b, 2 * b_step))
-        tile = add_outer_product(tile, whole, shift(a, 3 * strip_step), shift(b, 3 * b_step))
-        a, b = shift(a, 4 * strip_step), shift(b, 4 * b_step)
+        tile = add_outer_product(tile, whole, shift(a, strip_step), shift(b, panel_step))
+        tile = add_outer_product(tile, whole, shift(a, 2 * strip_step), shift(b, 2 * panel_step))
+        tile = add_outer_product(tile, whole, shift(a, 3 * strip_step), shift(b, 3 * panel_step))
+        a, b = shift(a, 4 * strip_step), shift(b, 4 * panel_step)
     for _ in range(by_rows + by_columns, kc):
         tile = add_outer_product(tile, offsets, a, b)
         a, b = shift(a, strip_step), shift(b, panel_step)

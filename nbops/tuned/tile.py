@@ -97,13 +97,6 @@ def tile_width(typingctx: Any, narrower: Any) -> Any:
 
 
 @intrinsic
-def width_bytes(typingctx: Any, width: Any) -> Any:
-    """The bytes in a row of a tile."""
-    size = width.vectors * host_tile().vector_bytes
-    return types.intp(width), lambda context, builder, call, arguments: WORD(size)
-
-
-@intrinsic
 def zero_tile(typingctx: Any, width: Any, like: Any) -> Any:
     """A tile of zeros, for a pointer's element type."""
 
