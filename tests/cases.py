@@ -383,6 +383,7 @@ CASES = [
         differentiable=(),
         integers="float",
     ),
+    _elementwise("sgd_update", lambda w, g, rate: w - rate * g, 3, differentiable=(), integers="float"),
     _elementwise("tanh_gradient", lambda y, dy: dy * (1 - y * y), 2),
     _elementwise("sigmoid_gradient", lambda y, dy: dy * y * (1 - y), 2),
     _elementwise(
