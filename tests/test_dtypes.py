@@ -193,6 +193,8 @@ def test_integers_wrap_around(dtype: Any, target: str) -> None:
         np.testing.assert_array_equal(nbops.negative(x), -x)
         np.testing.assert_array_equal(nbops.vecdot(x, y), np.vecdot(x, y))
         np.testing.assert_array_equal(nbops.matmul(x[None], y[:, None]), x[None] @ y[:, None])
+        expected = y[:1, None] + x[:1, None] * (x[None] @ y[:, None])
+        np.testing.assert_array_equal(nbops.gemm(x[None], y[:, None], y[:1, None], x[0]), expected)
 
 
 @pytest.mark.parametrize("target", ["python", "serial"])

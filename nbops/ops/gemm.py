@@ -42,12 +42,13 @@ def gemm(a: Array, b: Array, c: Array, alpha: Array, out: Array) -> None:
     >>> c
     array([[-4.5]])
     """
+    factor = alpha[()]  # before the loop: Numba's parallel compiler makes a 0-d array in it a number
     for i in prange(a.shape[0]):
         for j in lanes(b.shape[1]):
             total = out.dtype.type(0)
             for p in range(a.shape[1]):
                 total += a[i, p] * b[p, j]
-            out[i, j] = c[i, j] + alpha[()] * total
+            out[i, j] = c[i, j] + factor * total
 
 
 gemm.split("m,n")
