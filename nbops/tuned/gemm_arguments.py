@@ -75,10 +75,10 @@ def rest_panel(columns: int, nr: int, lanes: int) -> int:
 
 @numba.njit(**FLAGS)
 def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: int) -> int:
-    """What a worker needs for a block of C: packed strips and panels and two tiles, or some rows of sums."""
+    """What a worker needs for a block of C: packed strips and panels and a tile, or some rows of sums."""
     kc = inner_block(k)
     panels = (min(columns, NC) + nr - 1) // nr * nr * kc
     strips = (min(rows, MC) + mr - 1) // mr * mr * kc
     sums = min(FEW_ROWS * columns, SUMS)
-    size: int = (max(panels + strips + 2 * mr * nr, sums) * itemsize // LINE + 1) * LINE
+    size: int = (max(panels + strips + mr * nr, sums) * itemsize // LINE + 1) * LINE
     return size

@@ -102,6 +102,8 @@ def multiply_tile(
     by_columns = packed if strip_row == size and rows == tile_rows() and by_rows == 0 else 0
     offsets = row_offsets(strip_row, rows)
     near = packed - 4 * tile_rows()  # from here on, one row of C for each 4 steps
+    # The four steps are written out twice: as a function inlined into both loops, 64 x 64 x 64 took 1.1 times
+    # as long.
     for q in range(0, by_rows, 4):
         prefetch_row(width, element_pointer(element, c + max(0, q - near) // 4 * c_row))
         tile = add_outer_product(tile, offsets, a, b)
