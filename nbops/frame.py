@@ -26,11 +26,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numba
 import numpy as np
 from numba import types
-from numba.core.dispatcher import Dispatcher
 
-from nbops.compiler import jit
+from nbops.compiler import helper, jit
 
 __all__ = [
     "build",
@@ -119,7 +119,7 @@ def describe(row: np.ndarray, array: np.ndarray) -> None:
     row[STRIDES : STRIDES + ndim] = array.strides
 
 
-@jit
+@helper
 def _error(kind: int, operand: int, axis: int, other: int, other_axis: int) -> int:
     return kind | operand << 8 | axis << 16 | other << 24 | other_axis << 32
 
@@ -129,7 +129,7 @@ def decode_error(code: int) -> tuple[int, int, int, int, int]:
     return (code & 255, code >> 8 & 255, code >> 16 & 255, code >> 24 & 255, code >> 32 & 255)
 
 
-@jit
+@helper
 def infer_shapes(table: Words, geometry: Words) -> int:
     """Write the outputs' shapes into `geometry`; return 0, or an encoded error.
 
@@ -193,7 +193,7 @@ def infer_shapes(table: Words, geometry: Words) -> int:
     return 0
 
 
-@jit
+@helper
 def set_contiguous(geometry: Words, operand: int) -> int:
     """Give an operand the strides of a C-contiguous array; return its number of elements."""
     elements = 1
@@ -203,7 +203,7 @@ def set_contiguous(geometry: Words, operand: int) -> int:
     return elements
 
 
-@jit
+@helper
 def build_frame(table: Words, geometry: Words, frame: Words) -> None:
     """Fill `frame` from a geometry whose outputs are known and allocated."""
     n_operands = table[N_OPERANDS]
@@ -253,7 +253,7 @@ def build_frame(table: Words, geometry: Words, frame: Words) -> None:
     frame[0, BATCH_RANK] = merged
 
 
-@jit
+@helper
 def _next_by_stride(geometry: Words, operand: int, batch_rank: int, axis: int) -> int:
     """The batch axis after `axis` (-1: the first) by stride, smallest first; of equal ones the last first."""
     found = -1
@@ -267,7 +267,7 @@ def _next_by_stride(geometry: Words, operand: int, batch_rank: int, axis: int) -
     return found
 
 
-@jit
+@helper
 def _batch_stride(table: Words, geometry: Words, operand: int, axis: int, batch_rank: int) -> int:
     """The stride of an operand along an axis of the broadcast batch: 0 where it is repeated."""
     n_batch = geometry[operand, NDIM] - table[ROWS + ROW_WIDTH * operand]
@@ -277,7 +277,7 @@ def _batch_stride(table: Words, geometry: Words, operand: int, axis: int, batch_
     return geometry[operand, STRIDES + own]
 
 
-@jit
+@helper
 def _take_columns(frame: Words, n_operands: int, merged: int) -> int:
     """Make the innermost batch axis of an elementwise op its core axis."""
     layout = 0
@@ -302,7 +302,7 @@ def _take_columns(frame: Words, n_operands: int, merged: int) -> int:
     return max(merged - 1, 0)
 
 
-@jit
+@helper
 def item_offset(frame: Words, row: int, item: int) -> int:
     """Bytes from an operand's first element to the first of its part in batch item `item`.
 
@@ -331,11 +331,12 @@ def count_steps(table: np.ndarray, frame: np.ndarray) -> tuple[int, int]:
 @functools.cache
 def _entry_point(function: Any, *ranks: int) -> Any:
     """A function compiled for tables of these ranks; Numba's own look at their types takes longer."""
-    if not isinstance(function, Dispatcher):  # NUMBA_DISABLE_JIT
+    if numba.config.DISABLE_JIT:
         return function
     signature = tuple(types.Array(types.int64, rank, "C") for rank in ranks)
-    function.compile(signature)
-    return function.overloads[signature].entry_point
+    compiled = jit(function)
+    compiled.compile(signature)
+    return compiled.overloads[signature].entry_point
 
 
 def infer(table: np.ndarray, geometry: np.ndarray) -> int:

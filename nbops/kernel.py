@@ -129,7 +129,8 @@ class Kernel:
         Parameters
         ----------
         cpu : function, optional
-            ``cpu(dtypes, layout)`` gives tasks, or None.
+            ``cpu(dtypes, layout)`` gives tasks, or None. It imports the kernel itself, when it is called: to
+            import nbops takes little longer than to import Numba.
         cuda : function or "module:function", optional
             ``cuda(call)`` gives a plan, or None; see `nbops.targets.cuda`.
         """

@@ -19,7 +19,7 @@ import importlib
 import inspect
 import opcode
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from numpy import ndarray
 
@@ -65,6 +65,8 @@ class Op:
         An elementwise op's rule for one element.
     in_place : tuple of str
         For each output, the input that it may be written over; empty if there is none.
+    doc : str or None
+        The docstring as its author wrote it; ``__doc__`` has what the signature adds.
     loop : function
         The loop as written; with `formula`, the loop nest around it.
 
@@ -78,8 +80,14 @@ class Op:
     """
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Op:
-        # A class of its own, so that `nbops.repeat` can give this op alone another ``__call__``.
-        return object.__new__(type(cls.__name__, (cls,), {"__module__": cls.__module__}))
+        # A class of its own, so that `nbops.repeat` can give this op alone another ``__call__``, and so that
+        # the docstring and the signature are written when somebody reads them.
+        names = {
+            "__module__": cls.__module__,
+            "__doc__": property(_doc),
+            "__signature__": property(_signature),
+        }
+        return object.__new__(type(cls.__name__, (cls,), names))
 
     def __init__(
         self,
@@ -97,7 +105,7 @@ class Op:
         _check_definition(name, arguments, written)
         self.name = name
         self.__name__ = self.__qualname__ = name
-        self.__doc__ = documentation.complete(doc, name, arguments, signature, types.inputs)
+        self.doc = doc
         self.__module__ = written.__module__ or "__main__"
         self.signature = signature
         self.kernel = kernel
@@ -111,14 +119,6 @@ class Op:
         self.labels: Labels | None = None
         self.n_inputs = len(signature.inputs)
         self.short_way: repeat.ShortWay | None = None
-        parameters = [
-            inspect.Parameter(argument, inspect.Parameter.POSITIONAL_ONLY) for argument in arguments
-        ]
-        keywords = [
-            inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY, default=None)
-            for keyword in ("out", "axes", "target")
-        ]
-        self.__signature__ = inspect.Signature([*parameters, *keywords])
         registry[name] = self
         for callback in on_definition:
             callback(self)
@@ -371,6 +371,19 @@ class Op:
         return ranks == [len(names) for names in self.signature.inputs]
 
 
+def _doc(op: Op) -> str:
+    return documentation.complete(op.doc, op.name, op.arguments, op.signature, op.types.inputs)
+
+
+def _signature(op: Op) -> inspect.Signature:
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in op.arguments]
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in ("out", "axes", "target")
+    ]
+    return inspect.Signature([*parameters, *keywords])
+
+
 def _check_definition(name: str, arguments: tuple[str, ...], written: Callable[..., Any]) -> None:
     """Refuse what would fail later and elsewhere.
 
@@ -502,12 +515,16 @@ def op(
     return decorate
 
 
-@overload
-def elementwise(formula: Callable[..., Any]) -> Op: ...
-@overload
-def elementwise(
-    *, name: str | None = ..., integers: Integers = ..., nanoseconds: float = ...
-) -> Callable[[Callable[..., Any]], Op]: ...
+if TYPE_CHECKING:  # typing's list of overloads would keep all that this module reaches until Python's end
+
+    @overload
+    def elementwise(formula: Callable[..., Any]) -> Op: ...
+    @overload
+    def elementwise(
+        *, name: str | None = ..., integers: Integers = ..., nanoseconds: float = ...
+    ) -> Callable[[Callable[..., Any]], Op]: ...
+
+
 def elementwise(
     formula: Callable[..., Any] | None = None,
     *,

@@ -21,7 +21,7 @@ def build(text: str, *arrays: np.ndarray) -> np.ndarray:
     geometry, built = frame.new_geometry(len(arrays)), frame.new_frame(len(arrays))
     for row, array in zip(geometry, arrays, strict=True):
         frame.describe(row, array)
-    frame.build_frame(table, geometry, built)
+    frame.build(table, geometry, built)
     return built
 
 

@@ -57,7 +57,7 @@ def run(address: int, signature: Signature, *arrays: np.ndarray) -> None:
     geometry, frame = frames.new_geometry(len(arrays)), frames.new_frame(len(arrays))
     for row, array in zip(geometry, arrays, strict=True):
         frames.describe(row, array)
-    frames.build_frame(signature.table, geometry, frame)
+    frames.build(signature.table, geometry, frame)
     TASK(address)(frame.ctypes.data, 0, int(frame[0, frames.ITEMS]))
 
 
@@ -247,7 +247,7 @@ def test_part_of_a_batch() -> None:
     geometry, frame = frames.new_geometry(3), frames.new_frame(3)
     for row, array in zip(geometry, (a, b, out), strict=True):
         frames.describe(row, array)
-    frames.build_frame(PRODUCT.table, geometry, frame)
+    frames.build(PRODUCT.table, geometry, frame)
     TASK(product_tasks("f4").serial)(frame.ctypes.data, 2, 4)
     assert_product(out[2:4], a[2:4], b)
     assert np.isnan(out[[0, 1, 4, 5]]).all()

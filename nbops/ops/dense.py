@@ -34,7 +34,6 @@ from nbops.ops.reductions import sum_rows
 from nbops.ops.shapes import expand_dims, shape_of
 from nbops.ops.softmax import softmax, softmax_row
 from nbops.ops.softmax_gradients import softmax_gradient
-from nbops.tuned import dense_cpu, gemm_cpu
 from nbops.tuned.exponential import exp as exponential
 from nbops.tuned.exponential import tanh as hyperbolic_tangent
 
@@ -102,6 +101,8 @@ def _dense_op(name: str, row: Any, derivative: Any) -> Op:
 
     @result.tune
     def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+        from nbops.tuned import dense_cpu, gemm_cpu
+
         if name in ("linear", "relu"):
             return gemm_cpu.dense_tasks(dtypes[0], name)
         return dense_cpu.activated_dense_tasks(dtypes[0], result.signature, row)
@@ -146,6 +147,8 @@ def _(x: Any, dz: Any) -> Any:
 
 @dense_weight_gradient.tune
 def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    from nbops.tuned import gemm_cpu
+
     return gemm_cpu.weight_gradient_tasks(dtypes[0]) if dtypes[0].kind == "f" else None
 
 

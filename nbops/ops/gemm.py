@@ -18,7 +18,6 @@ from nbops.ops.elementwise import multiply
 from nbops.ops.products import matmul, vecdot
 from nbops.ops.reductions import sum as sum_over
 from nbops.ops.shapes import expand_dims
-from nbops.tuned import gemm_cpu
 
 __all__ = ["gemm"]
 
@@ -56,6 +55,8 @@ gemm.split("m,n")
 
 @gemm.tune
 def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    from nbops.tuned import gemm_cpu
+
     return gemm_cpu.gemm_tasks_of(dtypes[0]) if dtypes[0].kind == "f" else None
 
 

@@ -16,7 +16,7 @@ from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes, prange
 from nbops.op import op
 from nbops.ops.elementwise import multiply
 from nbops.ops.shapes import expand_dims, reshape, shape_of, transpose
-from nbops.tuned import blocks_cpu, gemm_cpu, sums_cpu
+from nbops.tuned import sums_cpu
 from nbops.tuned.sums_cpu import BLOCK, wide
 from nbops.tuned.twins import compiled_as
 
@@ -62,6 +62,8 @@ vecdot.split(reduced="n")
 
 @vecdot.tune
 def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    from nbops.tuned import blocks_cpu
+
     return blocks_cpu.block_tasks(vecdot.kernel, dtypes, layout, sums_cpu.block_dot)
 
 
@@ -161,6 +163,8 @@ matmul.split("m,n", reduced="k")
 
 @matmul.tune
 def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    from nbops.tuned import gemm_cpu
+
     return gemm_cpu.product_tasks(dtypes[0]) if dtypes[0].kind == "f" else None
 
 

@@ -19,7 +19,7 @@ from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes
 from nbops.op import op
 from nbops.ops.elementwise import divide, multiply
 from nbops.ops.shapes import broadcast_like, expand_dims, reshape, shape_of, transpose
-from nbops.tuned import blocks_cpu, sums_cpu
+from nbops.tuned import sums_cpu
 from nbops.tuned.sums_cpu import BLOCK, wide
 from nbops.tuned.twins import compiled_as
 
@@ -49,6 +49,8 @@ sum_row.split(reduced="n")
 
 @sum_row.tune
 def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    from nbops.tuned import blocks_cpu
+
     return blocks_cpu.block_tasks(sum_row.kernel, dtypes, layout, sums_cpu.block_sum)
 
 

@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import functools
 import importlib
-import os
 import sys
 import threading
 import warnings
@@ -27,6 +26,7 @@ from numba.np.ufunc import parallel as numba_threads
 
 from nbops import compiler
 from nbops import frame as frames
+from nbops.forks import after_in_child
 from nbops.targets import pool
 from nbops.targets.atomics import swap_if
 from nbops.targets.calls import call_int
@@ -179,6 +179,7 @@ def start_threads() -> int:
         return int(STATE[WORKERS])
 
 
+@after_in_child
 def _after_fork() -> None:
     """In a child whose parent had threads, nbops's or those of a parallel kernel of its own: none is left."""
     global _starting
@@ -188,10 +189,6 @@ def _after_fork() -> None:
         STATE[BUSY] = 0
         if pool.available():
             pool.forget_threads()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def thread_limit() -> int:

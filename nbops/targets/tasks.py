@@ -208,7 +208,7 @@ def operands_intrinsic(signature: Signature, dtypes: tuple[np.dtype, ...], layou
             def offset(row: int) -> Any:
                 return context.compile_internal(
                     builder,
-                    getattr(item_offset, "py_func", item_offset),
+                    item_offset,
                     types.int64(FRAME, types.int64, types.int64),
                     [frame_, word(row), item_],
                 )

@@ -16,15 +16,15 @@ The number of lanes is the same on every machine, and so is the order of the add
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbops.compiler import FLAGS
+from nbops.compiler import helper
 from nbops.tuned.pointers import WORD
 from nbops.tuned.vectors import INDEX, broadcast
 
@@ -33,7 +33,7 @@ __all__ = ["LANES", "fold_largest", "fold_sum", "inlined", "new_lanes"]
 LANES = 64
 
 #: Compile a helper into its callers.
-inlined = numba.njit(forceinline=True, **FLAGS)
+inlined = functools.partial(helper, forceinline=True)
 
 
 @intrinsic

@@ -34,9 +34,10 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import sys
 from typing import TYPE_CHECKING, Any
+
+from nbops.forks import after_in_child
 
 if TYPE_CHECKING:
     from nbops.dispatch import Work
@@ -101,6 +102,7 @@ def _missing_compiler() -> str:
     return "" if failure is None else f"numba-cuda can't compile here ({failure}); {INSTALL}"
 
 
+@after_in_child
 def _after_fork() -> None:
     """A child's driver is not its parent's: ask again, once it is needed."""
     available.cache_clear()
@@ -109,10 +111,6 @@ def _after_fork() -> None:
     if driver is not None:
         driver.load.cache_clear()
         driver.gpu.cache_clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def new_device(target: str, compute_capability: tuple[int, int] | None = None) -> Any:

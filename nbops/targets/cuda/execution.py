@@ -40,7 +40,7 @@ def run_on_copies(kernel: Kernel, operands: Sequence[np.ndarray], dtypes: Dtypes
             row[frame.POINTER] += address - np.lib.array_utils.byte_bounds(image)[0]
             addresses.append((address, image))
         table = frame.new_frame(len(operands))
-        frame.build_frame(kernel.signature.table, geometry, table)
+        frame.build(kernel.signature.table, geometry, table)
         launch_frame(kernel, table, dtypes, device)
         for x, (address, image) in list(zip(operands, addresses, strict=True))[n_inputs:]:
             if image.nbytes:

@@ -179,7 +179,7 @@ def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: s
         for row, x in zip(geometry, [*inputs, *placed], strict=True):
             frame.describe(row, x)
         table = frame.new_frame(len(geometry))
-        frame.build_frame(op.signature.table, geometry, table)
+        frame.build(op.signature.table, geometry, table)
         launch_frame(op.kernel, table, tuple(loop_dtypes), device, stream)
         for x, buffer in zip(outputs, buffers, strict=True):
             if buffer is not x:
@@ -319,5 +319,5 @@ def _convert(source: np.ndarray, result: np.ndarray, device: Device, stream: int
     table = frame.new_frame(2)
     frame.describe(geometry[0], source)
     frame.describe(geometry[1], result)
-    frame.build_frame(kernel.signature.table, geometry, table)
+    frame.build(kernel.signature.table, geometry, table)
     launch_frame(kernel, table, (source.dtype, result.dtype), device, stream)

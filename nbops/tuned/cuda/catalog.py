@@ -147,7 +147,7 @@ def launches(
         row[frame.POINTER], row[frame.ITEMSIZE] = ALIGNMENT, own.itemsize
     for row, shape in zip(geometry, example.shapes, strict=False):
         frame.set_shape(row, shape)
-    error = frame.infer_shapes(signature.table, geometry)
+    error = frame.infer(signature.table, geometry)
     if error:
         raise ValueError(f"{example.op}: shapes {example.shapes} don't match")
     for operand, row in enumerate(geometry):
@@ -158,7 +158,7 @@ def launches(
             itemsize = dtypes[operand].itemsize
             row[last - 1], row[last] = itemsize, shape[-2] * itemsize
     table = frame.new_frame(operands)
-    frame.build_frame(signature.table, geometry, table)
+    frame.build(signature.table, geometry, table)
     gpu: Any = SimpleNamespace(compute_capability=compute_capability, multiprocessors=example.multiprocessors)
     plan, _ = plan_frame(kernel, table, dtypes, gpu, example.tf32)
     return plan.launches
