@@ -35,6 +35,7 @@ from nbops.compiler import helper, jit
 __all__ = [
     "build",
     "build_frame",
+    "compiled",
     "count_steps",
     "decode_error",
     "get_shape",
@@ -329,14 +330,19 @@ def count_steps(table: np.ndarray, frame: np.ndarray) -> tuple[int, int]:
 
 
 @functools.cache
+def compiled(function: Any) -> Any:
+    """One of the functions above, compiled once for all that call it: they are the longest to compile."""
+    return jit(function)
+
+
+@functools.cache
 def _entry_point(function: Any, *ranks: int) -> Any:
     """A function compiled for tables of these ranks; Numba's own look at their types takes longer."""
     if numba.config.DISABLE_JIT:
         return function
     signature = tuple(types.Array(types.int64, rank, "C") for rank in ranks)
-    compiled = jit(function)
-    compiled.compile(signature)
-    return compiled.overloads[signature].entry_point
+    compiled(function).compile(signature)
+    return compiled(function).overloads[signature].entry_point
 
 
 def infer(table: np.ndarray, geometry: np.ndarray) -> int:

@@ -284,11 +284,11 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def python(code: str, **environment: str) -> str:
+def python(code: str, *arguments: str, **environment: str) -> str:
     folders = [os.path.dirname(os.path.dirname(os.path.abspath(p))) for p in (frames.__file__, __file__)]
     tests = os.path.dirname(os.path.abspath(__file__))
     paths = os.pathsep.join([*folders, tests, os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *arguments]
     result = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": paths, **environment},
@@ -418,4 +418,59 @@ print(max(b.count("vfmadd") for b in loops), len(spills))
     )
     multiply_adds, spills = map(int, answer.split())
     assert multiply_adds % 24 == 0
+    assert spills == 0
+
+
+NEON = """
+import re, sys, numpy
+from nbops.tuned import vectors
+shape = vectors.tile_shape("aarch64-unknown-linux-gnu", "")
+vectors.tile_shape = lambda triple, features: shape
+import test_gemm_cpu as t
+"""
+
+
+def test_the_tile_of_neon_is_right_on_this_processor(tmp_path: Any) -> None:
+    """Six rows, not a power of two, and vectors of 16 bytes: the numbers, computed here."""
+    code = (
+        NEON
+        + """
+t.cpu.start_threads()
+rng = numpy.random.default_rng(0)
+for dtype in "f4", "f8":
+    for m, k, n in (1, 9, 60), (33, 850, 70), (64, 64, 64), (30, 9, 2), (97, 3, 13):
+        a, b = t.random(rng, dtype, m, k), t.random(rng, dtype, k, n)
+        for kind in "serial", "parallel":
+            t.assert_product(t.product(t.product_tasks(dtype), kind, a, b), a, b)
+print(t.host_tile())
+"""
+    )
+    assert "vector_bytes=16, mr=6, vectors=3, fused=True" in python(code, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize(("dtype", "lanes"), [("f4", "4s"), ("f8", "2d")])
+def test_what_llvm_makes_of_the_kernel_for_neon(tmp_path: Any, dtype: str, lanes: str) -> None:
+    """Only compiled, and its inner loops inspected: whole vectors, and no register goes to memory."""
+    code = (
+        NEON
+        + """
+import llvmlite.binding as llvm
+from nbops.tuned import gemm_cpu
+dtype, lanes = sys.argv[1:]
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+triple = "aarch64-unknown-linux-gnu"
+machine = llvm.Target.from_triple(triple).create_target_machine(opt=3)
+text = gemm_cpu._kernel(numpy.dtype(dtype))._library.get_llvm_str()
+module = llvm.parse_assembly(re.sub(r"^target (datalayout|triple) = .*$", "", text, flags=re.M))
+module.triple, module.data_layout = triple, str(machine.target_data)
+blocks = re.split(r"^\\.?L\\w+:", machine.emit_assembly(module), flags=re.M)
+multiply_add = re.compile(rf"\\bfmla\\s+v\\d+\\.{lanes}")
+loops = [block for block in blocks if len(multiply_add.findall(block)) >= 24]
+spills = [block for block in loops if re.search(r"\\b(st|ld)[rpu]+\\s+q\\d+.*\\bsp\\b", block)]
+print(max(len(multiply_add.findall(block)) for block in loops), len(spills))
+"""
+    )
+    multiply_adds, spills = map(int, python(code, dtype, lanes, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    assert multiply_adds == 4 * 18  # four steps along k are unrolled
     assert spills == 0

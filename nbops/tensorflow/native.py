@@ -28,6 +28,7 @@ from nbops.frame import (
     STRIDES,
     WIDTH,
     build_frame,
+    compiled,
     infer_shapes,
     set_contiguous,
 )
@@ -252,7 +253,10 @@ def compile_compute(run: Any, name: str, **helpers: Any) -> Any:
     names: dict[str, Any] = {
         "itemsize_of": compiler.jit(itemsize_of),
         "swap_last": compiler.jit(swap_last),
-        "run_frame": compiler.jit(compiler.specialise(run, name, **helpers)),
+        "infer_shapes": compiled(infer_shapes),
+        "run_frame": compiler.jit(
+            compiler.specialise(run, name, build_frame=compiled(build_frame), **helpers)
+        ),
     }
     return compiler.native(types.void(types.int64, types.int64), compiler.specialise(compute, name, **names))
 
@@ -262,5 +266,10 @@ def infer_native() -> Any:
     """`infer` as machine code, behind trampolines that add the descriptor."""
     return compiler.native(
         types.void(types.int64, types.int64, types.int64),
-        compiler.specialise(infer, "tensorflow", swap_last=compiler.jit(swap_last)),
+        compiler.specialise(
+            infer,
+            "tensorflow",
+            infer_shapes=compiled(infer_shapes),
+            swap_last=compiler.jit(swap_last),
+        ),
     )
