@@ -10,6 +10,9 @@ loop's source is written once; a global is looked up when the copy is compiled.
 **Cache.** A cached kernel is known by a digest of all the code that it reaches, so that two copies of one
 function never load each other's code, nor a changed helper's caller stale code; see `nbops.cache`.
 
+**Forks.** Whoever compiles holds Numba's lock, and a fork waits for it: of a thread that compiles, a child
+would inherit the locks of Numba and LLVM as they are, taken for ever.
+
 **Vectors.** LLVM takes 256-bit vectors on many processors that have 512-bit ones, because the first of them
 slowed their clock for the wide ones. Where the processor is none of those, tasks get the wide ones.
 """
@@ -39,7 +42,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
-from nbops import cache
+from nbops import cache, forks
 
 __all__ = ["add_symbol", "digest", "helper", "jit", "native", "specialise", "symbol_address", "with_helpers"]
 
@@ -71,10 +74,16 @@ def native(signature: Any, function: FunctionType) -> Any:
     """Compile `function` now to machine code with a C address, cached on disk where possible."""
     options = {"error_model": FLAGS["error_model"]}
     compiled: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options)
-    compiled._cache = cache.KernelCache(function, {**options, "wide": prefers_wide_vectors()}, digest)
-    with _wide_vectors():
-        compiled.compile()
+    with global_compiler_lock:
+        compiled._cache = cache.KernelCache(function, {**options, "wide": prefers_wide_vectors()}, digest)
+        with _wide_vectors():
+            compiled.compile()
     return compiled
+
+
+@forks.around
+def _nobody_compiles() -> Any:
+    return global_compiler_lock
 
 
 #: Processors, by LLVM's name, whose clock slows for 512-bit vectors.
@@ -89,18 +98,17 @@ def prefers_wide_vectors() -> bool:
 
 @contextlib.contextmanager
 def _wide_vectors() -> Iterator[None]:
-    """What is compiled inside may use 512-bit vectors; nobody else compiles meanwhile."""
+    """What is compiled inside, under Numba's lock, may use 512-bit vectors."""
     if not prefers_wide_vectors():
         yield
         return
     codegen = cpu_target.target_context.codegen()
-    with global_compiler_lock:
-        usual = codegen._tm
-        codegen._tm = _wide_machine()
-        try:
-            yield
-        finally:
-            codegen._tm = usual
+    usual = codegen._tm
+    codegen._tm = _wide_machine()
+    try:
+        yield
+    finally:
+        codegen._tm = usual
 
 
 @functools.cache

@@ -20,6 +20,7 @@ Under ``strict`` the call raises instead.
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import threading
 import warnings
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 import numba
 
 from nbops import calibration
+from nbops.forks import after_in_child
 from nbops.targets import cpu, cuda
 
 __all__ = [
@@ -130,6 +132,16 @@ def _checked(target: str, source: str) -> str:
     return target
 
 
+def _checked_threads(threads: int) -> int:
+    try:
+        count = operator.index(threads)
+    except TypeError:
+        raise TypeError(f"use: threads is {threads!r}; expected an integer") from None
+    if count < 1:
+        raise ValueError(f"use: threads is {count}; expected at least 1")
+    return count
+
+
 _settings: ContextVar[_Settings | None] = ContextVar("nbops_settings", default=None)
 recording: ContextVar[Callable[..., Any] | None] = ContextVar("nbops_recording", default=None)
 _last: ContextVar[Decision | None] = ContextVar("nbops_last_decision", default=None)
@@ -187,6 +199,8 @@ def use(
     ------
     ValueError
         For an unknown target, a number of threads below 1, or a compute capability without the emulator.
+    TypeError
+        For a number of threads that is no integer.
     RuntimeError
         For a CUDA target where it can't be used; the message says what to install.
 
@@ -197,8 +211,8 @@ def use(
     ...     nbops.relu(np.array([-1.0, 2.0]))
     array([0., 2.])
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"use: threads is {threads}; expected at least 1")
+    if threads is not None:
+        threads = _checked_threads(threads)
     if compute_capability is not None and target != "cuda-emulator":
         raise ValueError("use: compute_capability goes with 'cuda-emulator'; a GPU has its own")
     current = settings()
@@ -226,6 +240,13 @@ def _count_users(change: int) -> None:
     """Say in `cpu.STATE` how many `use` blocks there are: inside any, no call takes the short way."""
     with _counting:
         cpu.STATE[cpu.IN_USE] += change
+
+
+@after_in_child
+def _count_anew() -> None:
+    """The lock may have been taken by a thread that the child does not have; the count is as it was."""
+    global _counting
+    _counting = threading.Lock()
 
 
 @contextmanager

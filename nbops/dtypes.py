@@ -123,10 +123,15 @@ class Types(NamedTuple):
             For dtypes that the op does not take.
         """
         for x, argument in zip(operands, arguments, strict=True):
-            dtype = np.asarray(x).dtype if not isinstance(x, np.ndarray) else x.dtype
-            check_real(dtype, name, argument)
+            if isinstance(x, np.ndarray):
+                check_real(x.dtype, name, argument)
         generic = [x for x, kind in zip(operands, self.inputs, strict=True) if kind == "T"]
-        common = promote(generic) if generic else np.dtype(np.float64)
+        try:
+            common = promote(generic) if generic else np.dtype(np.float64)
+        except np.exceptions.DTypePromotionError:  # float16 and bfloat16
+            dtypes = ", ".join(dict.fromkeys(str(x.dtype) for x in generic if isinstance(x, np.ndarray)))
+            raise TypeError(f"{name}: {dtypes} have no common dtype; convert one with astype") from None
+        check_real(common, name, arguments[0])  # a number alone may be larger than any integer dtype holds
         if common.kind in "iu" and self.integers != "keep":
             common = (
                 np.dtype(np.float64) if self.integers == "float64" else np.result_type(common, np.float16)

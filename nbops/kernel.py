@@ -15,12 +15,12 @@ Nothing is compiled until a target first needs it, and then once per dtype and l
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 
 from nbops import compiler
 from nbops.signature import Signature
@@ -114,7 +114,6 @@ class Kernel:
         self._tuner: Tuner | None = None
         self.cuda_planner: CudaPlanner | None = None
         self._compiled: dict[Any, Any] = {}
-        self._lock = threading.Lock()
 
     @functools.cached_property
     def loop(self) -> Loop:
@@ -160,7 +159,9 @@ class Kernel:
         key = (dtypes, layout, parallel)
         found = self._compiled.get(key)
         if found is None:
-            with self._lock:
+            with (
+                global_compiler_lock
+            ):  # a fork waits for it; one of nbops's own would stay taken in the child
                 found = self._compiled.get(key)
                 if found is None:
                     found = self._compiled[key] = self._compile(dtypes, layout, parallel)

@@ -18,12 +18,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import opcode
+import pickle
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from numpy import ndarray
 
-from nbops import arrays, documentation, execution, repeat
+from nbops import arrays, compiler, documentation, execution, repeat
 from nbops.dispatch import recorder
 from nbops.dtypes import Integers, Types
 from nbops.execution import Axes
@@ -127,9 +129,14 @@ class Op:
         return f"<nbops op {self.name} {self.signature}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        written = self.formula or self.loop
         if self.__module__ != "__main__":
             return _by_name, (self.name, self.__module__)
+        try:
+            import cloudpickle
+        except ImportError:
+            return self.name  # pickle looks for it in the script, as it does for functions
+        # As bytes: the function's name in the script is the op's, and pickle would look it up there.
+        written = cloudpickle.dumps(self.formula or self.loop)
         definition = (self.name, str(self.signature), written, self.formula is not None)
         properties = (self.types, self.arguments, self.nanoseconds, self.in_place, self.pieces, self.labels)
         return _defined_again, (*definition, *properties)
@@ -421,7 +428,7 @@ def _by_name(name: str, module: str) -> Op:
 def _defined_again(
     name: str,
     signature: str,
-    written: Callable[..., Any],
+    written: bytes,
     is_formula: bool,
     types: Types,
     arguments: tuple[str, ...],
@@ -432,16 +439,22 @@ def _defined_again(
 ) -> Op:
     """An op of a script or notebook out of a pickle: the process that reads it can't import its module."""
     known = registry.get(name)
-    if known is not None and (known.formula or known.loop).__code__ == written.__code__:
+    function = pickle.loads(written)
+    if known is not None and _digest_of(known.formula or known.loop) == _digest_of(function):
         return known
     if is_formula:
-        result = _elementwise(written, name, types.integers, nanoseconds)
+        result = _elementwise(function, name, types.integers, nanoseconds)
     else:
         parsed = Signature.parse(signature)
-        kernel = Kernel(written, parsed, name)
+        kernel = Kernel(function, parsed, name)
         result = Op(name, parsed, kernel, types, arguments, nanoseconds, in_place=in_place)
     result.pieces, result.labels = pieces, labels
     return result
+
+
+def _digest_of(written: Callable[..., Any]) -> str:
+    """What tells code and the numbers in its closure apart."""
+    return compiler.digest(cast(FunctionType, written))
 
 
 def op(

@@ -107,6 +107,9 @@ def test_threads_are_a_limit() -> None:
         assert choose(LARGE).workers == 4
     with use(threads=1):
         assert choose(LARGE).rule == "small"
+    for count in (1.5, "2"):
+        with pytest.raises(TypeError, match=f"threads is {count!r}; expected an integer"), use(threads=count):
+            pass
     with pytest.raises(ValueError, match="threads is 0; expected at least 1"), use(threads=0):
         pass
 

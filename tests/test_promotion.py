@@ -71,6 +71,29 @@ def test_arrays_promote_as_in_numpy(name: str, x: str, y: str) -> None:
     assert result.dtype == getattr(np, name)(*operands).dtype
 
 
+@pytest.mark.parametrize("number", [2**64, 2**70, -(2**63) - 1, 2**2000])
+@pytest.mark.parametrize("dtype", FLOATS + INTEGERS)
+def test_numbers_beyond_every_integer_dtype(dtype: str, number: int) -> None:
+    """A float array makes a float of them, where one holds them; an integer array can't."""
+    x = np.full((2, 2), 2, dtype)
+    with nbops.use("python"):
+        own = outcome(nbops.add, x, number)
+    wanted = outcome(np.add, x, number)
+    if isinstance(wanted, type):
+        assert own is wanted is OverflowError
+    else:
+        assert own[0] == wanted[0]
+        np.testing.assert_array_equal(own[1], wanted[1])
+    with pytest.raises(TypeError, match="negative: x has dtype object; expected a real number"):
+        nbops.negative(number)
+
+
+def test_dtypes_without_a_common_one_are_told() -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
+    with pytest.raises(TypeError, match="add: float16, bfloat16 have no common dtype; convert one"):
+        nbops.add(np.ones(2, np.float16), np.ones(2, bfloat16))
+
+
 @pytest.mark.parametrize("dtype", FLOATS + INTEGERS)
 @pytest.mark.parametrize("name", UNARY)
 def test_one_operand_promotes_as_in_numpy(name: str, dtype: str) -> None:

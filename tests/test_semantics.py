@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -248,6 +249,21 @@ ERRORS = {
         ValueError,
         "the label -1",
     ),
+    "infinite label": (
+        lambda: nbops.sparse_categorical_crossentropy([1.0, np.inf], ONES((2, 3))),
+        ValueError,
+        "y_true has the label inf, but y_pred has 3 classes",
+    ),
+    "large label": (
+        lambda: nbops.sparse_categorical_crossentropy([4.0, 1e30], ONES((2, 3))),
+        ValueError,
+        "y_true has the label 4, but y_pred has 3 classes",
+    ),
+    "half a label": (
+        lambda: nbops.sparse_categorical_crossentropy([0.5], ONES((1, 3))),
+        TypeError,
+        "y_true has dtype float64 and fractions; expected integers",
+    ),
     "labels' shape": (
         lambda: nbops.sparse_categorical_crossentropy([0, 1, 1], ONES((2, 3))),
         ValueError,
@@ -359,6 +375,21 @@ def test_out_of_a_scalar_result() -> None:
 
 
 # ---- axes= ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+@pytest.mark.parametrize("name", ["sum", "mean"])
+def test_reductions_take_no_copy_of_their_operand(name: str, dtype: str) -> None:
+    """Where it is as wide as the result's arithmetic: views may be larger than memory."""
+    x = np.ones((100, 500), dtype)
+    with nbops.use("python"):
+        getattr(nbops, name)(x, axis=1)
+        tracemalloc.start()
+        getattr(nbops, name)(x, axis=1)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # float64 is what integers are averaged in
+    assert (peak < x.nbytes / 2) == ((name, dtype) != ("mean", "int64"))
 
 
 def test_axes_are_numpys(rng: np.random.Generator) -> None:

@@ -254,16 +254,16 @@ def _one_label_each(labels: Any, shape: tuple[int, ...], axis: int) -> Any:
 
 def _checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
     """Whole labels from 0 to classes - 1; -1 classes are an unknown number."""
-    if labels.dtype.kind == "f" and np.array_equal(labels, np.trunc(labels)):
-        labels = labels.astype(np.int64)
-    if labels.dtype.kind in "iu" and labels.size:
-        wrong = labels[(labels < 0) | ((labels >= classes) & (classes >= 0))]
-        if wrong.size:
-            raise ValueError(
-                f"{NAME}: y_true has the label {wrong.flat[0]}, but y_pred has {classes} classes; labels go "
-                f"from 0 to {classes - 1}"
-            )
-    return labels
+    is_float = labels.dtype.kind == "f"
+    if is_float and not np.array_equal(labels, np.trunc(labels)):
+        raise TypeError(f"{NAME}: y_true has dtype {labels.dtype} and fractions; expected integers")
+    wrong = labels[(labels < 0) | ((labels >= classes) & (classes >= 0))]
+    if wrong.size:
+        raise ValueError(
+            f"{NAME}: y_true has the label {str(wrong.flat[0]).removesuffix('.0')}, but y_pred has {classes} "
+            f"classes; labels go from 0 to {classes - 1}"
+        )
+    return labels.astype(np.int64) if is_float else labels
 
 
 def _checked_later(labels: Any, classes: int) -> Any:
@@ -271,11 +271,4 @@ def _checked_later(labels: Any, classes: int) -> Any:
     from nbops import dask
 
     dtype = labels.dtype if labels.dtype.kind in "iu" else np.dtype(np.int64)
-    return dask.by_chunks(_checked_chunk, labels, dtype, classes)
-
-
-def _checked_chunk(labels: np.ndarray, classes: int) -> np.ndarray:
-    checked = _checked_labels(np.asarray(labels), classes)
-    if checked.dtype.kind not in "iu":
-        raise TypeError(f"{NAME}: y_true has dtype {labels.dtype} and fractions; expected integers")
-    return checked
+    return dask.by_chunks(_checked_labels, labels, dtype, classes)

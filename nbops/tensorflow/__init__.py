@@ -134,6 +134,7 @@ def _call_with_axes(op: Op, tensors: list[Any], axes: Any) -> Any:
         rank = tensors[index].shape.rank
         if rank is None and any(axis >= 0 for axis in own):
             raise ValueError(f"{op.name}: axes {own} need a tensor with a known number of axes")
+        _check_range(op, rank, own)
         negative = tuple(axis - rank if axis >= 0 else axis for axis in own)
         swapped.append(negative == (-1, -2))
         if negative not in ((-1, -2), tuple(range(-len(own), 0))):
@@ -156,19 +157,28 @@ def _move_axes(op: Op, tensor: Any, axes: Sequence[int], to_last: bool) -> Any:
     rank = tensor.shape.rank
     if rank is None:
         raise ValueError(f"{op.name}: axes {tuple(axes)} need a tensor with a known number of axes")
-    for axis in axes:
-        if not -rank <= axis < rank:
-            raise ValueError(f"{op.name}: axis {axis} is out of range for a tensor with {rank} axes")
+    _check_range(op, rank, axes)
     own = [axis % rank for axis in axes]
     order = [axis for axis in range(rank) if axis not in own] + own
     return tf.transpose(tensor, order if to_last else np.argsort(order))
 
 
+def _check_range(op: Op, rank: int | None, axes: Sequence[int]) -> None:
+    for axis in axes:
+        if rank is not None and not -rank <= axis < rank:
+            raise ValueError(f"{op.name}: axis {axis} is out of range for a tensor with {rank} axes")
+
+
 def _convert(op: Op, operands: Sequence[Any]) -> tuple[list[Any], tf.DType | None]:
     """The operands as tensors of the dtypes that the op computes in, and the dtype to cast the result to."""
-    from nbops.arrays import is_tensorflow
+    from nbops.arrays import is_tensorflow, plain
 
     kinds = op.types.inputs
+    for x, argument in zip(operands, op.arguments, strict=True):
+        if isinstance(x, np.ma.MaskedArray):
+            plain(x, op.name, argument)  # raises: the mask would be lost
+        if isinstance(x, tf.RaggedTensor):
+            raise TypeError(f"{op.name}: {argument} is ragged; expected rows of one length: x.to_tensor()")
     found = {
         tf.as_dtype(x.dtype)
         for x, kind in zip(operands, kinds, strict=True)

@@ -14,11 +14,11 @@ seconds for a loop, so all kinds of reduction share one compiled parallel loop, 
 from __future__ import annotations
 
 import functools
-import threading
 from typing import Any
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 from numba.np.numpy_support import from_dtype
 
 from nbops import compiler
@@ -33,8 +33,6 @@ __all__ = ["BlockTasks", "block_tasks"]
 
 FRAME, ITEM, PARTIAL = 0, 1, 2  # what a worker is told
 LAUNCHER = "nbops_blocks_launch"
-
-_compiling = threading.RLock()
 
 
 # ---- what is compiled; `block_tasks` puts something in the place of the functions that raise ----------
@@ -146,7 +144,7 @@ class BlockTasks:
             "ELEMENT": from_dtype(zero.dtype),
         }
         template = reduce_one if len(self._dtypes) == 2 else reduce_two
-        with _compiling:
+        with global_compiler_lock:
             launcher = _launcher()
             kernel = compiler.native(TASK, compiler.specialise(template, name, **names))
             symbol = f"nbops_blocks_{name}"

@@ -16,12 +16,12 @@ parallel loop (the two that take long to compile) compiled once.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 from numba.np.numpy_support import from_dtype
 
 from nbops import compiler
@@ -112,11 +112,8 @@ def weight_gradient_tasks(dtype: Any) -> Tasks:
 BATCH, LAUNCHER = "nbops_gemm_batch", "nbops_gemm_launch"
 
 
-_compiling = threading.RLock()
-
-
 def _tasks(dtype: np.dtype, name: str, template: Callable[..., None], **names: Any) -> Tasks:
-    with _compiling:  # a second thread must not move a symbol from code that is in use
+    with global_compiler_lock:  # a second thread must not move a symbol from code that is in use
         return _compile_tasks(dtype, name, template, **names)
 
 

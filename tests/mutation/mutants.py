@@ -45,6 +45,8 @@ class Mutant:
     ----------
     module : str
         The file, ``nbops/ops/dense.py``.
+    statement : str
+        The first line of the statement that is changed.
     before, after : str
         The changed piece of source.
     lines : range
@@ -56,6 +58,7 @@ class Mutant:
     """
 
     module: str
+    statement: str
     before: str
     after: str
     lines: range
@@ -63,12 +66,12 @@ class Mutant:
     code: CodeType
 
     def __str__(self) -> str:
-        return f"{self.module}  {self.before} -> {self.after}"
+        return f"{self.module}  {self.before} -> {self.after}  in  {self.statement}"
 
 
 def mutants_of(module: str, path: str, source: str) -> Iterator[Mutant]:
     """The mutants of a module; `path` is the file name that their code gets."""
-    tree = ast.parse(source)
+    tree, written = ast.parse(source), source.splitlines()
     spared = {id(node.value) for node in ast.walk(tree) if _is_cost(node)}
     places = dict(_places(tree, 1, False))
     for index, node in enumerate(ast.walk(tree)):
@@ -84,7 +87,7 @@ def mutants_of(module: str, path: str, source: str) -> Iterator[Mutant]:
                 last = getattr(getattr(node, "test", node), "end_lineno", first)
                 code = compile(changed, path, "exec")
                 lines = range(min(first, last), last + 1)  # a decorator ends before its function begins
-                yield Mutant(module, before, after, lines, is_inside, code)
+                yield Mutant(module, written[first - 1].strip(), before, after, lines, is_inside, code)
 
 
 def code_in(code: CodeType) -> Iterator[CodeType]:

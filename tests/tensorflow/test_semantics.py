@@ -229,3 +229,17 @@ def test_nothing_is_promoted() -> None:
     for wrong in (1.5, [1.5], np.array([1.5]), np.float32(1.5)):  # TensorFlow cuts the last two down to 1
         with pytest.raises(TypeError, match=r"(?i)int32"):
             nbops.add(tf.ones(1, tf.int32), wrong)
+
+
+def test_what_a_tensor_can_t_hold_is_refused() -> None:
+    x = tf.constant([1.0, 2.0])
+    with pytest.raises(TypeError, match="add: y is a masked array, and its mask would be ignored"):
+        nbops.add(x, np.ma.masked_array([1.0, 2.0], [True, False]))
+    with pytest.raises(TypeError, match=r"relu: x is ragged; expected rows of one length: x.to_tensor\(\)"):
+        nbops.relu(tf.ragged.constant([[1.0], [2.0, 3.0]]))
+
+
+@pytest.mark.parametrize("axis", [2, 7, -3])
+def test_an_axis_that_is_not_there_is_named(axis: int) -> None:
+    with pytest.raises(ValueError, match=f"softmax: axis {axis} is out of range for a tensor with 2 axes"):
+        nbops.softmax(tf.ones((2, 2)), axis=axis)
