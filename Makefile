@@ -74,7 +74,9 @@ ratios: $(ENV)
 	$(VENV)/bin/python docs/make_ratios.py
 
 fuzz: $(ENV)
-	$(VENV)/bin/python -m pytest -m fuzz --hypothesis-profile=nightly tests/test_fuzz.py $(ARGS)
+	for part in 0 1 2 3 4 5 6 7; do \
+		$(VENV)/bin/python -m pytest --hypothesis-profile=nightly tests/test_fuzz.py -k part$$part $(ARGS) || exit 1; \
+	done
 
 bounds: $(ENV)
 	NUMBA_BOUNDSCHECK=1 $(VENV)/bin/python -m pytest -n auto -W error::pytest.PytestUnraisableExceptionWarning $(ARGS)

@@ -25,8 +25,8 @@ from hypothesis import HealthCheck, settings
 
 import nbops
 
-#: How many calls tests/test_fuzz.py draws; ``--hypothesis-profile=nightly`` chooses.
-for profile, examples in (("ci", 1_500), ("nightly", 24_000)):
+#: How many calls each part of tests/test_fuzz.py draws; ``--hypothesis-profile=nightly`` chooses.
+for profile, examples in (("ci", 1_500), ("nightly", 3_000)):
     settings.register_profile(
         profile,
         max_examples=examples,

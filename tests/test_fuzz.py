@@ -1,7 +1,8 @@
 """Every op on operands of any dtype, shape and layout, on every target: no crash, no mismatch.
 
-1,500 calls in the suite; 24,000 with ``make fuzz``, ``pytest -m fuzz --hypothesis-profile=nightly``. The seed
-is printed; ``NBOPS_FUZZ_SEED`` sets it.
+1,500 calls in the suite; 24,000 with ``make fuzz``, ``pytest -m fuzz --hypothesis-profile=nightly``, in eight
+parts of 3,000. A process keeps all kernels that it has compiled, some gigabytes of them for all parts, so
+``make fuzz`` starts one for each. The seed is printed; ``NBOPS_FUZZ_SEED`` sets it.
 """
 
 from __future__ import annotations
@@ -59,10 +60,15 @@ def has_no_class(case: Case, operands: list[Any]) -> bool:
 
 
 @pytest.mark.fuzz
-@seed(SEED)
-@settings(settings.get_profile(PROFILE))
-@given(st.data())
-def test_any_call(data: Any) -> None:
+@pytest.mark.parametrize("part", [f"part{number}" for number in range(8 if NIGHTLY else 1)])
+def test_any_call(part: str, request: pytest.FixtureRequest) -> None:
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nfuzz: profile {PROFILE}, {part}, NBOPS_FUZZ_SEED={SEED}")
+    drawn = settings(settings.get_profile(PROFILE))(given(st.data())(check_any_call))
+    seed(SEED + int(part.removeprefix("part")))(drawn)()
+
+
+def check_any_call(data: Any) -> None:
     case, subject = subject_of(
         data.draw(st.sampled_from([case.name for case in CASES if case.name not in NEED_POSITIONS]))
     )
@@ -86,8 +92,3 @@ def test_any_call(data: Any) -> None:
     if expected is not None:
         wanted = [wrapped(x, y.dtype) for x, y in zip(expected, results, strict=True)]
         assert_close(tuple(results), wanted, case, call.shapes)
-
-
-def test_the_seed_is_printed(request: pytest.FixtureRequest) -> None:
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\nfuzz: profile {PROFILE}, NBOPS_FUZZ_SEED={SEED}")
