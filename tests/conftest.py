@@ -54,14 +54,15 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     """``run_python(source, cwd=…, NAME="value", …)``: run a script in a fresh process.
 
     Fails with the script's output unless it exits with `code`. The script is a file in a folder of its own. A
-    variable that is None is removed from the environment.
+    variable that is None is removed from the environment. Only a process that hangs takes as long as `timeout`,
+    or one on a very busy machine, under bounds checks: to tell them apart takes minutes.
     """
 
     def run(
         source: str,
         *arguments: str,
         code: int = 0,
-        timeout: float = 240,
+        timeout: float = 600,
         root: Path = ROOT,
         **variables: str | None,
     ) -> subprocess.CompletedProcess[str]:

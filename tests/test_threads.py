@@ -146,7 +146,6 @@ def test_fork_while_another_thread_computes(run_python: Any) -> None:
         assert codes == [0] * 10, codes
         """,
         NUMBA_THREADING_LAYER="workqueue",
-        timeout=120,
     )
 
 
