@@ -337,8 +337,9 @@ print(len(recorder.buffer))
 
 def test_workers_cover_every_element_once() -> None:
     mr, nr, lanes = 4, 24, 8
-    for m, n, workers in itertools.product((1, 4, 30, 200), (1, 24, 100, 312, 400), (1, 2, 3, 6, 16)):
-        grid, rows, columns = share_out(m, n, mr, nr, lanes, workers)
+    sizes = itertools.product((1, 4, 30, 200), (1, 24, 100, 312, 400), (1, 2, 3, 6, 16), (False, True))
+    for m, n, workers, in_place in sizes:
+        grid, rows, columns = share_out(m, n, mr, nr, lanes, workers, in_place)
         assert 1 <= grid <= workers
         computed = np.zeros((m, n), int)
         for worker in range(workers):

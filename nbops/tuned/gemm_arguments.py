@@ -27,6 +27,9 @@ RECTIFY = 21  # whether the activation is relu; otherwise there is none
 # w % GRID * COLUMNS, with SCRATCH_SIZE bytes of memory from SCRATCH + w * SCRATCH_SIZE.
 GRID, ROWS, COLUMNS, SCRATCH, SCRATCH_SIZE = 22, 23, 24, 25, 26
 
+# Whether a B that fits is read where it lies, without being packed.
+IN_PLACE = 40
+
 # For `gemm_tasks.run_batch`: the frame, the row of the frame that each address comes from (0: it is
 # constant), the tile, the address of the dtype's `multiply`, whether all cores share the product, and room
 # for a 1.
@@ -34,7 +37,7 @@ FRAME_ADDRESS = 27
 A_OPERAND, B_OPERAND, C_OPERAND, BIAS_OPERAND, ADDEND_OPERAND, ALPHA_OPERAND = 28, 29, 30, 31, 32, 33
 OPERANDS = 6
 MR, NR, LANES, ITEMSIZE, KERNEL, PARALLEL, ONE = 16, 34, 35, 36, 37, 38, 39
-ARGUMENTS = 40
+ARGUMENTS = 41
 
 # Block sizes, in elements. NC is a multiple of every nr, MC of every mr. The longer KC, the less often C is
 # read and written; MC rows and a panel of that length must fit in the L2 cache.
@@ -43,6 +46,7 @@ NC = 2016
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 FEW_ROWS, SUMS = 4, 2048  # `multiply_rows` takes so many rows, and computes so many elements at a time
 LINE = 64  # bytes in a cache line
+SMALL = cache_bytes(1) * 3 // 4 or 16384  # a B of at most so many bytes stays in the L1 cache
 
 
 @numba.njit(**FLAGS)

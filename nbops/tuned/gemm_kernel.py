@@ -46,6 +46,7 @@ from nbops.tuned.gemm_arguments import (
     COLUMNS,
     FEW_ROWS,
     GRID,
+    IN_PLACE,
     MC,
     NC,
     RECTIFY,
@@ -80,7 +81,6 @@ ELEMENT = types.float64  # `nbops.tuned.gemm_cpu` puts the dtype here
 COPY_A = 128  # with more columns than this, strips of A are packed, unless they lie well as they are
 PAGE, PAGES = 4096, 128  # rows whole pages apart compete for the same places in a cache
 GROUP = 8  # panels that are packed together
-IN_PLACE = 16384  # a B of at most so many bytes stays in the L1 cache and is not packed
 
 
 @numba.njit(**FLAGS)
@@ -139,7 +139,6 @@ def multiply_block(
     block = inner_block(k)
     strips = scratch + mr * nr * size
     panels = strips + (min(i1 - i0, MC) + mr - 1) // mr * mr * block * size
-    in_place = b_column == size and k * abs(b_step) <= IN_PLACE
     in_rows = a_step == size and a_row % PAGE != 0
     in_columns = a_row == size and a_step % PAGE != 0 and block * abs(a_step) <= PAGES * PAGE
     copy_a = j1 - j0 > COPY_A and not in_rows and not in_columns
@@ -168,7 +167,7 @@ def multiply_block(
                 columns = min(width, j1 - j)
                 panel, panel_step = panels + (j - j0) * kc * size, width * size
                 b = arguments[B] + p * b_step + j * b_column
-                if in_place and columns == width:
+                if arguments[IN_PLACE] != 0 and columns == width:
                     panel, panel_step = b, b_step
                 elif ic == i0 and j - j0 >= whole:
                     pack_panel(element, kc, b, b_step, b_column, columns, width, panel)
@@ -210,7 +209,7 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
         i1, j1 = min(m, i0 + arguments[ROWS]), min(n, j0 + arguments[COLUMNS])
         if i0 < i1:
             few = i1 - i0 <= FEW_ROWS and arguments[B_COLUMN] == size
-            if few and (i1 - i0 == 1 or arguments[K] * abs(arguments[B_STEP]) > IN_PLACE):
+            if few and (i1 - i0 == 1 or arguments[IN_PLACE] == 0):
                 multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
             else:
                 for jc in range(j0, j1, NC):
