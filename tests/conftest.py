@@ -54,8 +54,8 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     """``run_python(source, cwd=…, NAME="value", …)``: run a script in a fresh process.
 
     Fails with the script's output unless it exits with `code`. The script is a file in a folder of its own. A
-    variable that is None is removed from the environment. `timeout` is for a process that hangs: others may take
-    minutes on a busy machine, or under bounds checks.
+    variable that is None is removed from the environment. `timeout` is for a process that hangs: others may
+    take minutes on a busy machine, or under bounds checks.
     """
 
     def run(
