@@ -196,6 +196,26 @@ def test_labels_with_an_axis_of_their_own_or_fractions() -> None:
         lazy.compute()
 
 
+def test_dot_contracts_nothing() -> None:
+    a, b = np.ones((3, 0)), np.ones((1, 0, 4))
+    np.testing.assert_array_equal(nbops.dot(a, b), np.zeros((3, 1, 4)))
+
+
+def test_dot_moves_no_chunks() -> None:
+    """One Dask array is enough: a matrix of b's columns would need its chunks side by side."""
+    pytest.importorskip("dask.array", reason="Dask is not installed")
+    import dask.array
+
+    a, b = np.arange(6.0).reshape(2, 3), np.arange(48.0).reshape(4, 3, 4)
+    for x, y in (
+        (a, dask.array.from_array(b, (2, 3, 2))),
+        (dask.array.from_array(a, (1, 3)), b),
+    ):
+        product = nbops.dot(x, y)
+        assert not any("rechunk" in name or "reshape" in name for name in product.dask.layers)
+        np.testing.assert_allclose(product, np.dot(a, b), rtol=1e-14)
+
+
 def test_formulas_of_four_and_five_operands() -> None:
     @nbops.elementwise(name="interpreted_test_sum_of_four")
     def sum_of_four(x, y, z, u):

@@ -15,7 +15,7 @@ from nbops import arrays
 from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes, prange
 from nbops.op import op
 from nbops.ops.elementwise import multiply
-from nbops.ops.shapes import expand_dims, reshape, shape_of, transpose
+from nbops.ops.shapes import expand_dims, lengths_of, reshape, shape_of, transpose
 from nbops.tuned import sums_cpu
 from nbops.tuned.sums_cpu import BLOCK, wide
 from nbops.tuned.twins import compiled_as
@@ -223,9 +223,8 @@ def dot(a: Any, b: Any, *, out: Any = None) -> Any:
             a = expand_dims(a, -3)
         return arrays.into(out, np.moveaxis(matmul(a, b), -2, len(a_shape) - 2), "dot")
     # b's contracted axis first, its others behind as the columns of one matrix
-    order = (ndim - 2, *range(ndim - 2), ndim - 1)
-    columns = [b_shape[axis] for axis in order[1:]]
-    width = -1 if -1 in columns else math.prod(columns)
-    matrix = reshape(transpose(b, order), (b_shape[-2], width))
+    behind = transpose(b, (ndim - 2, *range(ndim - 2), ndim - 1))
+    contracted, *columns = lengths_of(behind, "dot")
+    matrix = reshape(behind, (contracted, math.prod(columns)))
     product = vecmat(a, matrix) if len(a_shape) == 1 else matmul(a, matrix)
-    return arrays.into(out, reshape(product, (*a_shape[:-1], *columns)), "dot")
+    return arrays.into(out, reshape(product, (*lengths_of(a, "dot")[:-1], *columns)), "dot")

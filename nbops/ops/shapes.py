@@ -188,6 +188,15 @@ def shape_of(x: Any, name: str) -> tuple[int, ...]:
     return tuple(-1 if n is None else n for n in x.shape)
 
 
+def lengths_of(x: Any, name: str) -> tuple[Any, ...]:
+    """`shape_of` an array or a tensor, but lengths that are not known while tracing are scalar tensors."""
+    shape = shape_of(x, name)
+    if -1 not in shape:
+        return shape
+    lengths = _tensorflow().shape(x)
+    return tuple(lengths[axis] if n == -1 else n for axis, n in enumerate(shape))
+
+
 def positions(x: Any) -> Any:
     """0, 1, 2, … along the last axis of a Dask array, in its chunks."""
     from nbops import dask

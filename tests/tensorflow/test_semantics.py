@@ -180,7 +180,37 @@ def test_shapes_of_tensors() -> None:
         np.testing.assert_array_equal(result, wanted)
 
 
+def test_a_gradient_whose_rank_is_known_by_an_operand_s_that_is_not() -> None:
+    @as_written(input_signature=[tf.TensorSpec(None, tf.float64), tf.TensorSpec((2, 3), tf.float64)])
+    def gradient(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.ensure_shape(nbops.add(x, y), (2, 3))
+        return tape.gradient(total, x)
+
+    np.testing.assert_array_equal(gradient(tf.zeros(3, tf.float64), tf.zeros((2, 3), tf.float64)), [2, 2, 2])
+
+
+@pytest.mark.parametrize("known", [(None, None, None), (2, None, None), (2, 3, 4), (None, 3, 4)])
+def test_dot_with_lengths_that_are_not_known(known: Any) -> None:
+    a, b = np.arange(6.0).reshape(2, 3), np.arange(24.0).reshape(2, 3, 4)
+
+    for rows in ((2, 3), (None, 3), (None, None)):
+        signature = [tf.TensorSpec(rows, tf.float64), tf.TensorSpec(known, tf.float64)]
+        product = as_written(lambda a, b: nbops.dot(a, b), input_signature=signature)
+        np.testing.assert_allclose(product(a, b), np.dot(a, b), rtol=1e-14)
+        shape = product.get_concrete_function().output_shapes
+        assert shape.as_list() == [rows[0], known[0], known[2]], "what is known stays known"
+
+
 def test_what_must_know_the_rank_says_so() -> None:
+    @as_written(input_signature=[tf.TensorSpec(None, tf.float32)])
+    def loss_along_an_axis(p: Any) -> Any:
+        return nbops.sparse_categorical_crossentropy(tf.constant([0, 1, 1]), p, axis=-2)
+
+    with pytest.raises(ValueError, match="need a tensor with a known number of axes"):
+        loss_along_an_axis(tf.fill((2, 3), 0.5))
+
     @as_written(input_signature=[tf.TensorSpec(None, tf.float32)])
     def total(x: Any) -> Any:
         return nbops.sum(x, axis=0)
