@@ -106,11 +106,14 @@ def test_sizes_around_the_borders_of_tiles_and_blocks(dtype: str, mode: str) -> 
     rng = np.random.default_rng(1)
     tasks, tile = product_tasks(dtype), host_tile()
     mr, nr = tile.mr, tile.nr(np.dtype(dtype).itemsize)
-    rows = [1, 2, mr - 1, mr, mr + 1, 3 * mr + 1, MC, MC + 1]
+    most = MC // np.dtype(dtype).itemsize
+    rows = [1, 2, mr - 1, mr, mr + 1, 3 * mr + 1, most, most + 1]
     columns = [1, 2, nr // 2, nr - 1, nr, nr + 1, 2 * nr, 7 * nr + 3]
     inner = [1, 2, 15, 16, 17, KC - 1, KC, KC + 1, 2 * KC + 3]
     sizes = [(m, 19, n) for m, n in itertools.product(rows, columns)]
-    sizes += [(m, k, n) for k in inner for m, n in ((1, 3 * nr + 1), (mr + 1, nr + 1), (MC + 1, 1), (2, 300))]
+    sizes += [
+        (m, k, n) for k in inner for m, n in ((1, 3 * nr + 1), (mr + 1, nr + 1), (most + 1, 1), (2, 300))
+    ]
     sizes += [(1, 5, NC + 99), (3, 5, NC + 1), (9, 40, NC + nr + 1), (4, 500, 1100)]
     for m, k, n in sizes:
         a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
@@ -337,7 +340,7 @@ print(len(recorder.buffer))
 
 def test_workers_cover_every_element_once() -> None:
     mr, nr, lanes = 4, 24, 8
-    sizes = itertools.product((1, 4, 30, 200), (1, 24, 100, 312, 400), (1, 2, 3, 6, 16), (False, True))
+    sizes = itertools.product((1, 4, 30, 200, 1600), (1, 24, 100, 312, 400), (1, 2, 3, 6, 16), (False, True))
     for m, n, workers, in_place in sizes:
         grid, rows, columns = share_out(m, n, mr, nr, lanes, workers, in_place)
         assert 1 <= grid <= workers
@@ -372,7 +375,7 @@ def test_block_sizes_are_multiples_of_every_tile() -> None:
     processors = ["", "+sse2", "+avx", "+avx,+fma", "+avx,+fma,+avx512f"]
     tiles = [tile_shape("x86_64", p) for p in processors] + [tile_shape("aarch64", "")]
     for tile, itemsize in itertools.product(tiles, (4, 8)):
-        assert MC % tile.mr == 0
+        assert MC // itemsize % tile.mr == 0
         assert NC % tile.nr(itemsize) == 0
 
 

@@ -39,9 +39,10 @@ OPERANDS = 6
 MR, NR, LANES, ITEMSIZE, KERNEL, PARALLEL, ONE = 16, 34, 35, 36, 37, 38, 39
 ARGUMENTS = 41
 
-# Block sizes, in elements. NC is a multiple of every nr, MC of every mr. The longer KC, the less often C is
-# read and written; MC rows and a panel of that length must fit in the L2 cache.
-KC, MC = (1040, 96) if cache_bytes(2) >= 1 << 20 else (400, 192)
+# Block sizes: KC and NC in elements, MC in bytes (768 are 192 rows of float32 or 96 of float64). NC is a
+# multiple of every nr, MC's rows of every mr. The longer KC, the less often C is read and written; MC rows and a
+# panel of that length must fit in the L2 cache.
+KC, MC = {0: (400, 768), 1: (1040, 384)}.get(cache_bytes(2) >> 20, (1040, 768))
 NC = 2016
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 FEW_ROWS, SUMS = 4, 2048  # `multiply_rows` takes so many rows, and computes so many elements at a time
@@ -82,7 +83,7 @@ def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: i
     """What a worker needs for a block of C: packed strips and panels and a tile, or some rows of sums."""
     kc = inner_block(k)
     panels = (min(columns, NC) + nr - 1) // nr * nr * kc
-    strips = (min(rows, MC) + mr - 1) // mr * mr * kc
+    strips = (min(rows, MC // itemsize) + mr - 1) // mr * mr * kc
     sums = min(FEW_ROWS * columns, SUMS)
     size: int = (max(panels + strips + mr * nr, sums) * itemsize // LINE + 1) * LINE
     return size

@@ -138,7 +138,8 @@ def multiply_block(
     lanes = vector_lanes(sums)
     block = inner_block(k)
     strips = scratch + mr * nr * size
-    panels = strips + (min(i1 - i0, MC) + mr - 1) // mr * mr * block * size
+    most = MC // size
+    panels = strips + (min(i1 - i0, most) + mr - 1) // mr * mr * block * size
     in_rows = a_step == size and a_row % PAGE != 0
     in_columns = a_row == size and a_step % PAGE != 0 and block * abs(a_step) <= PAGES * PAGE
     copy_a = j1 - j0 > COPY_A and not in_rows and not in_columns
@@ -148,8 +149,8 @@ def multiply_block(
     for p in range(0, max(k, 1), block):  # once even when k is 0: the product is then zeros
         kc = min(block, k - p)
         first, last = p == 0, p + kc == k
-        for ic in range(i0, i1, MC):
-            ie = min(i1, ic + MC)
+        for ic in range(i0, i1, most):
+            ie = min(i1, ic + most)
             strip, pitch = arguments[A] + ic * a_row + p * a_step, mr * a_row
             strip_row, strip_step = a_row, a_step
             if copy_a:

@@ -11,8 +11,9 @@ goes through the items of the batch; it serves all kinds and dtypes.
 
 **Sharing a product between cores.** C is cut into equal blocks, one for each worker, in multiples of a vector
 of columns and of the register tile's rows. Columns are cut first, because workers with different columns pack
-different panels of B. Rows are cut where there are not enough panels for all workers, and where B is not
-packed: where a row is cut, two cores may write one cache line (64 x 64 x 64 took up to 1.8 times as long)::
+different panels of B. Rows are cut where there are not enough panels for all workers, and where packing costs
+little: B is small enough to need none, or C is tall. For where a row is cut, two cores may write one cache
+line (64 x 64 x 64 took up to 1.8 times as long)::
 
     2 workers, 5 panels            4 workers, 2 panels
     [ w0 w0 w0 | w1 w1 w1 ]        [ w0 | w1 ]
@@ -185,6 +186,9 @@ def submit(words: Any, frame: Any, start: int, stop: int) -> None:
     call_task(batch_address(), address_of(words), start, stop)
 
 
+TALL = 48  # from so many strips for each worker, packing all of B by each takes less than sharing cache lines
+
+
 # One function for all ---------------------------------------------------------------------------------------
 
 
@@ -253,7 +257,8 @@ def share_out(
     """GRID, ROWS and COLUMNS of the argument block, for an m x n product."""
     strips = (m + mr - 1) // mr
     even = strips % workers == 0 or strips >= 8 * workers
-    grid = 1 if in_place and even else grid_columns(strips, (n + nr - 1) // nr, workers)
+    tall = m > n and strips >= TALL * workers
+    grid = 1 if (in_place and even) or tall else grid_columns(strips, (n + nr - 1) // nr, workers)
     return grid, share(m, workers // grid, mr), share(n, grid, lanes)
 
 
