@@ -40,8 +40,8 @@ MR, NR, LANES, ITEMSIZE, KERNEL, PARALLEL, ONE = 16, 34, 35, 36, 37, 38, 39
 ARGUMENTS = 41
 
 # Block sizes: KC and NC in elements, MC in bytes (768 are 192 rows of float32 or 96 of float64). NC is a
-# multiple of every nr, MC's rows of every mr. The longer KC, the less often C is read and written; MC rows and a
-# panel of that length must fit in the L2 cache.
+# multiple of every nr, MC's rows of every mr. The longer KC, the less often C is read and written; MC rows
+# and a panel of that length must fit in the L2 cache.
 KC, MC = {0: (400, 768), 1: (1040, 384)}.get(cache_bytes(2) >> 20, (1040, 768))
 NC = 2016
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
