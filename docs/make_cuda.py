@@ -65,23 +65,50 @@ def counters() -> str:
 
 
 def bounds() -> str:
-    """A row for each kernel: what 9.0's machine code has, and the bound on every architecture."""
+    """Two tables: the products, bound by FLOP/s, and all others, bound by bandwidth."""
     kept = json.loads(BOUNDS.read_text())
     by_kernel: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for b in kept["bounds"]:
         by_kernel.setdefault((b["kernel"], b["call"]), {})[b["compute_capability"]] = b
-    architectures = list(dict.fromkeys(b["compute_capability"] for b in kept["bounds"]))
-    head = "Kernel", "Registers", "Occupancy", "128-bit", "FMA", "Pace", "Bound of", *architectures
-    lines = [f"Compiled with {kept['compiler']}.", "", f"| {' | '.join(head)} |"]
-    lines.append("|---|--:|--:|--:|--:|---|---|" + "--:|" * len(architectures))
-    for (kernel, _), found in by_kernel.items():
-        if SHOWN not in found:  # tensor cores have one for the architectures that have them
-            continue
+    # The bounds count no tensor cores.
+    shown = [found for (_, call), found in by_kernel.items() if "tf32" not in call]
+    products = [found for found in shown if found[SHOWN]["peak"] != "memory"]
+    others = [found for found in shown if found[SHOWN]["peak"] == "memory"]
+    return "\n".join(
+        [
+            "### Products: share of peak FLOP/s",
+            "",
+            bounds_table(products, "FMA", "multiply_adds"),
+            "",
+            "### All others: share of memory bandwidth",
+            "",
+            bounds_table(others, "16 bytes", "wide"),
+            "",
+            f"Compiled with {kept['compiler']}.",
+        ]
+    )
+
+
+def bounds_table(kernels: list[dict[str, dict[str, Any]]], share: str, figure: str) -> str:
+    """A row for each kernel: what 9.0's machine code has, and the bound on every architecture."""
+    architectures = list(dict.fromkeys(cc for found in kernels for cc in found))
+    head = "Call", "Registers", share, "Pace", *architectures
+    lines = [f"| {' | '.join(head)} |", "|---|--:|--:|---|" + "--:|" * len(architectures)]
+    for found in kernels:
         b = found[SHOWN]
-        figures = f"{b['registers']} | {b['occupancy']:.0%} | {b['wide']:.0%} | {b['multiply_adds']:.0%}"
-        shares = " | ".join(f"{found[cc]['bound']:.0%}" if cc in found else "" for cc in architectures)
-        lines.append(f"| {kernel} | {figures} | {b['limit']} | {b['peak']} | {shares} |")
+        bound = " | ".join(f"{found[cc]['bound']:.0%}" for cc in architectures)
+        lines.append(f"| {in_words(b)} | {b['registers']} | {b[figure]:.0%} | {b['limit']} | {bound} |")
     return "\n".join(lines)
+
+
+def in_words(b: dict[str, Any]) -> str:
+    """The call, and what this kernel does in it where that is not the call's main work."""
+    call, kernel = b["call"], b["kernel"]
+    if (kernel.startswith("add_") and "_parts_" in kernel) or "_totals_" in kernel:
+        return f"{call}: adding the parts"
+    if call.startswith("dense") and not kernel.startswith(("product", "add")):
+        return f"{call}: {'the softmax' if kernel.startswith('softmax') else 'the gradient of b'}"
+    return call
 
 
 def replaced(page: str, name: str, text: str) -> str:

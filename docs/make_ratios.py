@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nbops.compare.table import duration
+from nbops.durations import duration
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "asv_benchmarks" / "results" / "peers.json"

@@ -242,6 +242,7 @@ def _add_calibrate(commands: Any) -> None:
 
 def _calibrate(options: argparse.Namespace) -> int:
     import nbops
+    from nbops.durations import duration
 
     result = nbops.calibrate()
     if options.json:
@@ -249,8 +250,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     elif result["break_even_ns"] == sys.maxsize:
         print(f"{result['layer'] or 'no threading layer'}, {result['threads']} threads: one core is faster")
     else:
-        microseconds = result["break_even_ns"] / 1e3
-        print(f"{result['layer']}, {result['threads']} threads: parallel from {microseconds:.3g} µs of work")
+        limit = duration(result["break_even_ns"])
+        print(f"{result['layer']}, {result['threads']} threads: parallel from {limit} of work")
     if not options.json and "cuda" in result:
         gpu = result["cuda"]
         print(

@@ -8,6 +8,7 @@ gaps, which `KernelCache` closes:
   reaches, the options, the versions of Numba, LLVM, NumPy and Python, the CPU and its features, and those of
   Numba's settings that change code. A file is never read under another key than it was written under.
 - *Many processes.* With one file per entry, replaced in one step, there is no index for two writers to spoil.
+  One compiles, and the others wait for its file; see `nbops.turns`.
 - *Time.* Numba prepares its compiler before it looks into the cache, which costs more than everything else
   that a first call does. Here that waits until something has to be compiled.
 - *A folder that is read-only, full or damaged.* Nothing is cached then, and nothing raises.
@@ -37,6 +38,8 @@ import numpy as np
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl
 from numba.core.serialize import dumps
+
+from nbops.turns import turn
 
 __all__ = ["KernelCache"]
 
@@ -105,6 +108,12 @@ class KernelCache:
         key = repr((self._key, str(signature), codegen.magic_tuple()))
         name = hashlib.sha256(key.encode()).hexdigest()[:24]
         return Path(str(self.cache_path)) / f"{self._numbas.filename_base}.{name}.nbc"
+
+    def turn(self, signature: Any, codegen: Any) -> contextlib.AbstractContextManager[None]:
+        """Inside, no other process compiles the same; see `nbops.turns.turn`."""
+        if self._numbas is None or (place := self.path(signature, codegen)).exists():
+            return contextlib.nullcontext()
+        return turn(place)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled function, or None."""

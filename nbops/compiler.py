@@ -74,9 +74,12 @@ def native(signature: Any, function: FunctionType) -> Any:
     """Compile `function` now to machine code with a C address, cached on disk where possible."""
     options = {"error_model": FLAGS["error_model"]}
     compiled: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options)
+    # Numba's own lock first: a thread that waited for it while it held the file's could wait for ever.
     with global_compiler_lock:
-        compiled._cache = cache.KernelCache(function, {**options, "wide": prefers_wide_vectors()}, digest)
-        with _wide_vectors():
+        kept = compiled._cache = cache.KernelCache(
+            function, {**options, "wide": prefers_wide_vectors()}, digest
+        )
+        with _wide_vectors(), kept.turn(compiled._sig, cpu_target.target_context.codegen()):
             compiled.compile()
     return compiled
 

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import numba
 
 from nbops import calibration
+from nbops.durations import duration
 from nbops.forks import after_in_child
 from nbops.targets import cpu, cuda
 
@@ -313,7 +314,8 @@ def _worth_the_copy(work: Work, asked: _Settings) -> Decision | None:
         "cuda",
         1,
         "worth the copy",
-        f"about {there:.3g} µs on the GPU with {work.bytes:,} bytes to copy, {here:.3g} µs on the CPU",
+        f"about {duration(there * 1e3)} on the GPU with {work.bytes:,} bytes to copy, "
+        f"{duration(here * 1e3)} on the CPU",
     )
 
 
@@ -328,8 +330,8 @@ def _small(work: Work, asked: _Settings) -> Decision | None:
         "serial",
         1,
         "small",
-        f"about {work.serial_nanoseconds / 1e3:.3g} µs on one core, under the break-even of a "
-        f"parallel launch ({limit / 1e3:.3g} µs)",
+        f"about {duration(work.serial_nanoseconds)} on one core, under the break-even of a "
+        f"parallel launch ({duration(limit)})",
     )
 
 
@@ -344,8 +346,8 @@ def _large(work: Work, asked: _Settings) -> Decision:
         "parallel",
         _workers(asked),
         "large",
-        f"about {work.serial_nanoseconds / 1e3:.3g} µs on one core, over the break-even of a "
-        f"parallel launch ({int(cpu.STATE[cpu.BREAK_EVEN]) / 1e3:.3g} µs)",
+        f"about {duration(work.serial_nanoseconds)} on one core, over the break-even of a "
+        f"parallel launch ({duration(int(cpu.STATE[cpu.BREAK_EVEN]))})",
     )
 
 

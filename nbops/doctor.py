@@ -134,6 +134,7 @@ def _targets() -> Iterator[Finding]:
 
 def _threads() -> Iterator[Finding]:
     from nbops import dispatch
+    from nbops.durations import duration
     from nbops.targets import cpu
 
     if numba.config.DISABLE_JIT:
@@ -153,7 +154,7 @@ def _threads() -> Iterator[Finding]:
         return
     limit = int(cpu.STATE[cpu.BREAK_EVEN])
     if workers > 1:
-        found += f", parallel from {limit / 1e3:.3g} µs of work"
+        found += f", parallel from {duration(limit)} of work"
     yield Finding("threads", "ok", found)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays, dispatch, execution, frame
+from nbops.durations import duration
 from nbops.op import Op
 from nbops.targets import cpu, cuda
 
@@ -31,6 +32,8 @@ class Explanation:
         Each operand once.
     steps : int
         Innermost iterations of the loop.
+    step_nanoseconds : float
+        What one is estimated to take: the op's ``nanoseconds=``, 1 where it does not say.
     microseconds : dict
         Predicted time per target, without the cost of the Python call.
     break_even_steps : int
@@ -44,12 +47,13 @@ class Explanation:
     decision: dispatch.Decision
     bytes_moved: int
     steps: int
+    step_nanoseconds: float
     microseconds: dict[str, float]
     break_even_steps: int
     threading_layer: str | None
 
     def __str__(self) -> str:
-        times = ", ".join(f"{target} {time:.3g} µs" for target, time in self.microseconds.items())
+        times = ", ".join(f"{target} {duration(time * 1e3)}" for target, time in self.microseconds.items())
         shapes = " ".join("x".join(map(str, shape)) or "()" for shape in self.shapes)
         return "\n".join(
             [
@@ -57,7 +61,8 @@ class Explanation:
                 f"  target      {self.decision.target} (rule: {self.decision.rule})",
                 f"  because     {self.decision.reason}",
                 f"  bytes       {self.bytes_moved:,}",
-                f"  iterations  {self.steps:,}; parallel from {self.break_even_steps:,}",
+                f"  iterations  {self.steps:,} of about {self.step_nanoseconds:g} ns; "
+                f"parallel from {self.break_even_steps:,}",
                 f"  predicted   {times}",
                 f"  threads     {self.decision.workers} ({self.threading_layer or 'no threading layer'})",
             ]
@@ -196,6 +201,7 @@ def _explain_op(
         decision=decision,
         bytes_moved=work.bytes,
         steps=work.steps,
+        step_nanoseconds=work.step_nanoseconds,
         microseconds={
             "serial": dispatch.predicted_microseconds(work, 1),
             "parallel": dispatch.predicted_microseconds(work, workers),

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbops.durations import duration
 from nbops.execution import prepared
 from nbops.explain import explain
 from nbops.op import Op, registry
@@ -117,8 +118,6 @@ class Ladder(NamedTuple):
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table's lines as text."""
-        from nbops.compare.table import duration
-
         rows: list[tuple[str, ...]] = [
             (
                 rung.name,

@@ -479,7 +479,8 @@ def op(
     integers : {"keep", "float", "float64"}
         What integer inputs are computed in.
     nanoseconds : float
-        What one innermost iteration takes on one core, for the dispatcher.
+        What one innermost iteration takes on one core, for the dispatcher. Most compiled loops take less than
+        the default, so a call goes to all cores a little early, and `explain` predicts more than it takes.
     in_place : tuple of str, optional
         For each output, the input that ``out=`` may be without a copy: of that input, the loop reads no
         element after it has written it.

@@ -233,6 +233,21 @@ def test_explain_says_what_the_call_would_do() -> None:
         assert part in text
 
 
+def test_explain_shows_what_its_times_are_made_of() -> None:
+    @nbops.op("(n)->(n)", name="explain_test_halve")
+    def halve(x: Any, out: Any) -> None:
+        for i in range(x.shape[0]):
+            out[i] = x[i] * 0.5
+
+    told = nbops.explain(halve, np.ones(1234))
+    assert "1,234 of about 1 ns" in str(told)
+    assert told.microseconds["serial"] == told.steps * told.step_nanoseconds / 1e3
+    assert (
+        nbops.explain(nbops.matmul, np.ones((2, 3)), np.ones((3, 4))).step_nanoseconds
+        == nbops.matmul.nanoseconds
+    )
+
+
 def test_explain_agrees_with_the_break_even() -> None:
     limit = nbops.explain(nbops.relu, SMALL).break_even_steps
     for size, target in ((limit - 2, "serial"), (limit + 2, "parallel")):

@@ -40,7 +40,7 @@ def test_small_work_is_serial() -> None:
         "serial",
         1,
         "small",
-        "about 0.01 µs on one core, under the break-even of a parallel launch (10 µs)",
+        "about 10 ns on one core, under the break-even of a parallel launch (10 µs)",
     )
 
 
@@ -67,7 +67,7 @@ def test_one_item_that_can_not_be_shared_is_serial() -> None:
 
 def test_two_threads_are_more_than_one() -> None:
     cpu.STATE[cpu.WORKERS] = 2
-    assert choose(SMALL).reason.startswith("about 0.01 µs on one core, under the break-even")
+    assert choose(SMALL).reason.startswith("about 10 ns on one core, under the break-even")
     assert choose(LARGE).workers == 2
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TextIO
 
 from nbops.compare.measure import OURS
+from nbops.durations import duration
 
-__all__ = ["Section", "duration", "plain", "print_section", "sections", "show"]
+__all__ = ["Section", "plain", "print_section", "sections", "show"]
 
 Report = dict[str, Any]
 
@@ -23,21 +24,6 @@ class Section(NamedTuple):
 
 def _ratio(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
-
-
-def duration(nanoseconds: float) -> str:
-    """A time with three digits and its unit.
-
-    Examples
-    --------
-    >>> from nbops.compare.table import duration
-    >>> duration(1234.5), duration(2.5e6), duration(12e9)
-    ('1.23 µs', '2.5 ms', '12 s')
-    """
-    for unit, size in (("ns", 1.0), ("µs", 1e3), ("ms", 1e6)):
-        if nanoseconds < 999.5 * size:
-            return f"{nanoseconds / size:.3g} {unit}"
-    return f"{nanoseconds / 1e9:.3g} s"
 
 
 # ---- what is shown ----------------------------------------------------------------------------------

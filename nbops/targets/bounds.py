@@ -15,6 +15,7 @@ other's operands in the cache. **These are static bounds, not measured on hardwa
 other blocks make a kernel slower, never faster.
 
 A kernel without a loop (a row in registers) counts as a whole, branches that are rarely taken included.
+Tensor cores are not counted: the bound of a product with tf32 says nothing about them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ DOUBLE = {"DFMA", "DADD", "DMUL", "DSETP"}
 GLOBAL = {"LDG", "STG", "LD", "ST", "LDGSTS"}
 SHARED = {"LDS", "STS"}
 LOADS = {"LDG", "LD", "LDGSTS", "LDS"}
-#: Fused multiply-adds that, next to loads of shared memory, make a loop a product.
+#: Fused multiply-adds that, next to loads of shared memory, make a loop a product. A row in registers may
+#: have both without a loop: its exponentials, and what its warps tell one another.
 PRODUCT = 16
 
 
@@ -106,7 +108,8 @@ def bound_of(call: str, launch: Launch, compute_capability: Capability) -> Bound
     count = Counter(instruction.name for instruction in body)
     clocks = _clocks(body, ARCHITECTURES[compute_capability])
     peak = "memory"
-    if count["FFMA"] + count["DFMA"] >= PRODUCT and count["LDS"]:
+    loops = len(body) < sum(i.name != "NOP" for i in code.instructions)
+    if loops and count["FFMA"] + count["DFMA"] >= PRODUCT and count["LDS"]:
         peak = "float32" if count["FFMA"] > count["DFMA"] else "float64"
         del clocks["memory"]
     limit = max(clocks, key=lambda unit: clocks[unit])

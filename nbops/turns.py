@@ -1,0 +1,70 @@
+"""One process compiles a kernel; the others that need it wait for its file.
+
+Where many processes start on an empty cache (a job of a cluster, the workers of a server), each would
+compile the same: seconds of a core, and twice the memory of a process that loads. So who compiles holds a
+lock. It is the system's (``flock``), which also ends with its process. Nobody depends on it: without
+locks, and after waiting for a minute, a process compiles for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["turn"]
+
+#: A minute. Looks are counted, and not seconds: a machine may stop all its processes for a while.
+LOOKS, PAUSE_SECONDS = 3000, 0.02
+
+
+@contextlib.contextmanager
+def turn(kept: Path) -> Iterator[None]:
+    """Inside, this process may compile what `kept` is to have; or another one has, and `kept` is there.
+
+    Parameters
+    ----------
+    kept : Path
+        The file of a compiled kernel.
+    """
+    lock = kept.with_suffix(".lock")
+    try:
+        file = None if fcntl is None else os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:  # the folder is read-only
+        file = None
+    if file is None:
+        yield
+        return
+    held = False
+    try:
+        held = _wait(file, kept)
+        yield
+    finally:
+        if held:
+            with contextlib.suppress(OSError):  # whoever opened it before finds `kept`
+                lock.unlink()
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child forked meanwhile has the file open, too
+        os.close(file)
+
+
+def _wait(file: int, kept: Path) -> bool:
+    """Whether this process holds the lock, once it does or need not."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:  # another process compiles
+            pass
+        except OSError:  # a file system without locks
+            return False
+        if kept.exists():
+            return False
+        time.sleep(PAUSE_SECONDS)
+    return False
