@@ -158,7 +158,7 @@ def test_many_processes_start_on_an_empty_cache(tmp_path: Path) -> None:
     check_that_one_compiles(8, tmp_path / "cache")
 
 
-#: Of a process that loads relu, beside what all share: 44 MiB measured (Pss_Anon of smaps_rollup). One compiles.
+#: Of a process that loads relu, beside what all share: 44 MiB measured (Pss_Anon of smaps_rollup).
 PROCESS_BYTES = 50 << 20
 
 
