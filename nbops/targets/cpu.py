@@ -182,8 +182,10 @@ def start_threads() -> int:
 @after_in_child
 def _after_fork() -> None:
     """In a child whose parent had threads, nbops's or those of a parallel kernel of its own: none is left."""
-    global _starting
+    global _starting, _raising
     _starting = threading.Lock()  # the thread that held it stayed in the parent
+    if _raising.locked():
+        _raising, sys.unraisablehook = threading.Lock(), _usual_hook
     if numba_threads._is_initialized or STATE[WORKERS] > 1:
         STATE[FORKED] = 1
         STATE[BUSY] = 0
@@ -253,6 +255,8 @@ def launch(serial: int, parallel: int, frame: np.ndarray, workers: int, grain: i
 
 
 _raising = threading.Lock()
+#: What `_run_raising` puts back.
+_usual_hook: Any = sys.unraisablehook
 
 
 def _run_raising(*arguments: int) -> None:
@@ -263,12 +267,13 @@ def _run_raising(*arguments: int) -> None:
     IndexError
         When a loop reads or writes beyond the end of an array.
     """
+    global _usual_hook
     caught: list[BaseException | None] = []
     with _raising:
-        before, sys.unraisablehook = sys.unraisablehook, lambda report: caught.append(report.exc_value)
+        _usual_hook, sys.unraisablehook = sys.unraisablehook, lambda report: caught.append(report.exc_value)
         try:
             _run_from_python()(*arguments)
         finally:
-            sys.unraisablehook = before
+            sys.unraisablehook = _usual_hook
     if caught and caught[0] is not None:
         raise caught[0]
