@@ -52,7 +52,8 @@ def save(steps: Ladder, file: str | Path, seconds: float) -> None:
     roof = [
         amount / limits.seconds(*totals[shapes]) / 1e9 for shapes, amount in zip(sizes, amounts, strict=True)
     ]
-    axes.plot(amounts, roof, "--", color="black", linewidth=1.5, label="roofline (measured)")
+    label = "main memory (measured); caches are faster" if by_memory else "roofline (measured)"
+    axes.plot(amounts, roof, "--", color="black", linewidth=1.5, label=label)
     axes.set(
         xscale="log",
         yscale="log",
