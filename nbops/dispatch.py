@@ -148,8 +148,8 @@ recording: ContextVar[Callable[..., Any] | None] = ContextVar("nbops_recording",
 _last: ContextVar[Decision | None] = ContextVar("nbops_last_decision", default=None)
 
 
-#: What `nbops.repeat` sets from compiled code.
-decision_variable = _last
+#: What `nbops.repeat` sets and reads from compiled code.
+decision_variable, settings_variable = _last, _settings
 _counting = threading.Lock()
 #: What takes every call's place here, or None: `nbops.explain` follows a function's calls with it.
 recorder = recording.get
@@ -228,7 +228,7 @@ def use(
         device=device,
         tf32=current.tf32 if tf32 is None else tf32,
     )
-    token = _settings.set(changed)
+    token = _settings.set(_known(changed))
     _count_users(1)
     try:
         yield device
@@ -237,8 +237,41 @@ def use(
         _settings.reset(token)
 
 
+def _known(asked: _Settings) -> _Settings:
+    """The same object for equal settings, by which `nbops.repeat` knows them.
+
+    Those of a device, and those under `recorded`, are a block's own: no call there may be one of `repeat`'s.
+    """
+    return _kept(asked) if asked.device is None and recorder() is None else asked
+
+
+@functools.cache
+def _kept(asked: _Settings) -> _Settings:
+    return asked
+
+
+def may_repeat(decision: Decision) -> bool:
+    """Whether a call like one for which this was decided, with the same settings, needs no new look."""
+    if recorder() is not None or settings().strict:
+        return False
+    return decision.rule in ("small", "one item", "large") or (
+        decision.rule == "asked for" and decision.target in ("serial", "parallel")
+    )
+
+
+@contextmanager
+def recorded(record: Callable[..., Any]) -> Iterator[None]:
+    """Every call goes to `record`; none takes the short way past it, for no earlier call had its settings."""
+    token = recording.set(record)
+    try:
+        with use():
+            yield
+    finally:
+        recording.reset(token)
+
+
 def _count_users(change: int) -> None:
-    """Say in `cpu.STATE` how many `use` blocks there are: inside any, no call takes the short way."""
+    """Say in `cpu.STATE` how many blocks there are; inside any, the short way looks at the settings."""
     with _counting:
         cpu.STATE[cpu.IN_USE] += change
 
@@ -256,7 +289,7 @@ def in_force(asked: _Settings | None) -> Iterator[None]:
     if asked is None:
         yield
         return
-    token = _settings.set(asked)
+    token = _settings.set(_known(asked))
     _count_users(1)
     try:
         yield

@@ -190,8 +190,7 @@ def _run(
             decision = dispatch.decide_again(estimate(op, table, operands), decision, error)
     tasks, grain = _tasks(op, table, dtypes, decision.workers), _grain(op)
     cpu.launch(*tasks, table, decision.workers, grain)
-    rules = ("small", "one item", "large")
-    if fresh is not None and target is None and not cpu.STATE[cpu.IN_USE] and decision.rule in rules:
+    if fresh is not None and target is None and dispatch.may_repeat(decision):
         repeat.remember(op, operands, table, tasks, grain, decision, fresh)
 
 

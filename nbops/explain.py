@@ -157,12 +157,8 @@ def explain_calls(
         calls.append(explanation)
         return results[0] if len(results) == 1 else tuple(results)
 
-    token = dispatch.recording.set(record)
-    try:
-        with dispatch.use():  # so that no op takes the short way past the recorder
-            function(*operands, **keywords)
-    finally:
-        dispatch.recording.reset(token)
+    with dispatch.recorded(record):
+        function(*operands, **keywords)
     return calls
 
 

@@ -2,8 +2,9 @@
 
 Checking dtypes, shapes and targets in Python takes longer than a small loop runs. So an op remembers its
 last few calls: for each operand the dtype, the shape and the strides, and with them the finished frame. When
-the next call's arrays are alike, only the pointers are new: they go into the frame and the task runs.
-Anything else goes the long way, `nbops.execution`.
+the next call's arrays are alike, only the pointers are new: they go into the frame and the task runs. A call
+inside `nbops.use` is remembered with the settings there, and is like those with the same. Anything else goes
+the long way, `nbops.execution`.
 
 `entry` is a function of CPython's C API (``METH_FASTCALL | METH_KEYWORDS``), written in Python and compiled:
 it reads NumPy's array objects directly and makes the results. It takes the place of `Op.__call__` once there
@@ -47,7 +48,7 @@ INT32 = 0xFFFFFFFF
 
 # An op's words: what `entry` finds behind its `self`.
 API, LONG_WAY, OUT_NAME, ARRAY_TYPE, TUPLE_TYPE = range(5)
-NONE, IN_USE, DECISION_VARIABLE, SCRATCH, COUNT, RECORDS = range(5, 11)
+NONE, IN_USE, SETTINGS_VARIABLE, DECISION_VARIABLE, SCRATCH, COUNT, RECORDS = range(5, 12)
 MAX_RECORDS = 8
 # C functions, by their place in the table of addresses.
 VECTORCALL, SAVE_THREAD, RESTORE_THREAD, GET_VARIABLE, SET_VARIABLE, INCREF, DECREF = range(7)
@@ -55,7 +56,7 @@ NEW_TUPLE, SET_ITEM, NEW_ARRAY, TO_SCALAR, RUN = range(7, 12)
 
 # A record: the call, then one row per operand.
 N_INPUTS, N_OUTPUTS, FRAME, SERIAL, PARALLEL, WORKERS, GRAIN = range(7)
-FRESH, RELEASE, BUSY, DECISION, ROWS = range(7, 12)
+FRESH, RELEASE, BUSY, DECISION, SETTINGS, ROWS = range(7, 13)
 ROW_DTYPE, ROW_ITEMSIZE, ROW_EXTENT, ROW_IN_PLACE, ROW_NDIM, ROW_SHAPE = range(6)
 MAX_NDIM = 8
 ROW_STRIDES = ROW_SHAPE + MAX_NDIM
@@ -85,10 +86,12 @@ def is_like(record: int, index: int, array: int, array_type: int) -> Any:
     return frame_pointer(array + DATA)[0] & (expected[ROW_ITEMSIZE] - 1) == 0
 
 
-def fits(record: int, given: Any, n_inputs: int, out: int, array_type: int, tuple_type: int) -> Any:
+def fits(
+    record: int, chosen: int, given: Any, n_inputs: int, out: int, array_type: int, tuple_type: int
+) -> Any:
     """Whether a call is like the recorded one, and may write where it is told to."""
     words = frame_pointer(record)
-    if words[N_INPUTS] != n_inputs or words[BUSY] != 0:
+    if words[N_INPUTS] != n_inputs or words[BUSY] != 0 or words[SETTINGS] != chosen:
         return False
     for index in range(n_inputs):
         if not is_like(record, index, given[index], array_type):
@@ -200,11 +203,18 @@ def entry(this: int, arguments: int, n_arguments: int, names: int) -> Any:
                 out = value
             else:
                 known = False
-    if known and frame_pointer(words[IN_USE])[0] == 0:
-        for index in range(words[COUNT]):
-            if fits(words[RECORDS + index], given, n_arguments, out, words[ARRAY_TYPE], words[TUPLE_TYPE]):
-                return run_record(words[RECORDS + index], words, given, out)
     api = frame_pointer(words[API])
+    if known:
+        chosen = words[NONE]  # the settings of `nbops.use`; looked for only where there may be some
+        if frame_pointer(words[IN_USE])[0] != 0:
+            call_word(api[GET_VARIABLE], words[SETTINGS_VARIABLE], 0, words[SCRATCH])
+            chosen = frame_pointer(words[SCRATCH])[0]
+            if chosen != 0:
+                call_word(api[DECREF], chosen)
+        for index in range(words[COUNT]):
+            record = words[RECORDS + index]
+            if fits(record, chosen, given, n_arguments, out, words[ARRAY_TYPE], words[TUPLE_TYPE]):
+                return run_record(record, words, given, out)
     return call_word(api[VECTORCALL], words[LONG_WAY], arguments, n_arguments, names)
 
 
@@ -311,6 +321,7 @@ class ShortWay:
             id(tuple),
             id(None),
             cpu.state_address + 8 * cpu.IN_USE,
+            id(dispatch.settings_variable),
             id(dispatch.decision_variable),
             self._scratch.ctypes.data,
             0,
@@ -373,9 +384,10 @@ def remember(
     own_frame = table.copy()
     record = np.zeros(ROWS + ROW_WIDTH * n_operands, np.int64)
     release = decision.rule != "small"
+    chosen = dispatch.chosen_here()
     record[:ROWS] = (
         op.n_inputs, n_outputs, own_frame.ctypes.data, *tasks, decision.workers, grain, fresh,
-        release, 0, id(decision),
+        release, 0, id(decision), id(chosen),
     )  # fmt: skip
     for index, x in enumerate(operands):
         row = record[ROWS + ROW_WIDTH * index :]
@@ -393,4 +405,4 @@ def remember(
     if op.short_way is None:
         op.short_way = ShortWay(op, address)
         type(op).__call__ = op.short_way.call  # type: ignore[method-assign]
-    op.short_way.add(record, (own_frame, decision, [x.dtype for x in operands]))
+    op.short_way.add(record, (own_frame, decision, chosen, [x.dtype for x in operands]))

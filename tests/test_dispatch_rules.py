@@ -146,7 +146,7 @@ def test_a_block_ends_with_an_exception_too() -> None:
 
 
 def test_open_blocks_are_counted() -> None:
-    """While there is one, no call takes the short way, which knows of none."""
+    """While there is one, the short way looks at the settings."""
     before = int(cpu.STATE[cpu.IN_USE])
     with use("serial"):
         assert cpu.STATE[cpu.IN_USE] == before + 1
