@@ -92,3 +92,17 @@ def check_any_call(data: Any) -> None:
     if expected is not None:
         wanted = [wrapped(x, y.dtype) for x, y in zip(expected, results, strict=True)]
         assert_close(tuple(results), wanted, case, call.shapes)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "held"),
+    [
+        ("int8", [127.0, 128.0, -129.0], [127, -128, 127]),
+        ("int8", [0.5, 300.0], [0.5, 300.0]),
+        ("float16", [65504.0, 132158.0, -1e6, 0.1, np.nan], [65504, np.inf, -np.inf, 0.1, np.nan]),
+        (BFLOAT16, [1e38, -1e39, 0.1], [1e38, -np.inf, 0.1]),
+        ("float64", [1e300, np.inf], [1e300, np.inf]),
+    ],
+)
+def test_what_a_result_of_a_dtype_can_be(dtype: Any, values: list[float], held: list[float]) -> None:
+    np.testing.assert_array_equal(wrapped(np.array(values), np.dtype(dtype)), held)

@@ -135,8 +135,12 @@ def _result_dtypes(subject: Subject, operands: list[Array]) -> list[Any] | None:
 
 
 def wrapped(x: Array, dtype: np.dtype[Any]) -> Array:
-    """Whole numbers as an integer dtype holds them, wrapped around; all others as they are."""
-    if dtype.kind not in "iu" or x.dtype.kind in "iu" or not np.array_equal(x, np.trunc(x)):
+    """Numbers as a dtype holds them: whole ones wrap around in integers; too large ones are inf in floats."""
+    if dtype.kind not in "iu":
+        with np.errstate(over="ignore"):
+            held = x.astype(dtype).astype(np.float64)
+        return np.where(np.isinf(held), held, x)
+    if x.dtype.kind in "iu" or not np.array_equal(x, np.trunc(x)):
         return x
     return x.astype(np.int64).astype(dtype)
 
