@@ -200,8 +200,15 @@ def test_nothing_is_listed_that_is_nowhere() -> None:
     assert set(FOUND) >= {*SMALLER, *ELSEWHERE}, {*SMALLER, *ELSEWHERE} - set(FOUND)
     assert all(any(c.startswith(beginning) for c in FOUND) for beginning in PRINTS)
     steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command, place in ELSEWHERE.items():
-        assert command in steps if place == "CI" else (ROOT / place).exists()
+        if place == "CI":
+            assert command in steps, command
+        elif place.startswith("by hand"):
+            assert f"\n{command.removeprefix('make ')}:" in makefile, command
+            assert all((ROOT / name).exists() for name in re.findall(r"tests/\S+", place)), place
+        else:
+            assert (ROOT / place).exists(), place
 
 
 def test_commands_are_found() -> None:
