@@ -26,6 +26,11 @@ NOTHING = "No figures are kept for this version yet."
 Report = dict[str, Any]
 
 
+def shown(ratio: float) -> str:
+    """Two decimals, or one digit where there would be none."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.1g}"
+
+
 def read() -> Report | None:
     """The kept report, or None."""
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else None
@@ -46,9 +51,9 @@ def by_group(report: Report | None) -> str:
                 (
                     name,
                     str(group["rated"]),
-                    f"{p10['geomean']:.2f}",
-                    f"{median['geomean']:.2f}",
-                    f"{p10['worst']:.2f} ({p10['worst_workload']})",
+                    shown(p10["geomean"]),
+                    shown(median["geomean"]),
+                    f"{shown(p10['worst'])} ({p10['worst_workload']})",
                 )
             )
     heads = ("workloads", ">number", ">mean at p10", ">mean at median", "least at p10")
@@ -68,7 +73,7 @@ def by_workload(report: Report | None) -> str:
             rows.append((workload["name"], time, "", "", f"no ratio: {workload['refused']}"))
             continue
         peers = dict.fromkeys(best[key]["peer"] for key in ("p10", "median"))
-        ratios = (f"{best[key]['ratio']:.2f}" for key in ("p10", "median"))
+        ratios = (shown(best[key]["ratio"]) for key in ("p10", "median"))
         rows.append((workload["name"], time, *ratios, " / ".join(peers)))
     heads = ("workload", ">nbops, p10", ">ratio at p10", ">ratio at median", "best peer")
     return f"{table(heads, rows)}\n\n{conditions(report)}"
