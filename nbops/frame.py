@@ -341,8 +341,9 @@ def _entry_point(function: Any, *ranks: int) -> Any:
     if numba.config.DISABLE_JIT:
         return function
     signature = tuple(types.Array(types.int64, rank, "C") for rank in ranks)
-    compiled(function).compile(signature)
-    return compiled(function).overloads[signature].entry_point
+    dispatcher = compiled(function)  # once: another thread may make another one at the same time
+    dispatcher.compile(signature)
+    return dispatcher.overloads[signature].entry_point
 
 
 def infer(table: np.ndarray, geometry: np.ndarray) -> int:

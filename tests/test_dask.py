@@ -237,7 +237,7 @@ def test_building_the_graph_computes_nothing(
 ) -> None:
     calls: list[str] = []
     monkeypatch.setattr("nbops.execution._run", lambda op, *rest: calls.append(op.name))
-    with nbops.use(threads=1):  # no short way for a call like an earlier one: all go through _run
+    with nbops.use(strict=True):  # no short way for a call like an earlier one: all go through _run
         nbops.relu(np.ones(3))
         assert calls == ["relu"]
         calls.clear()
@@ -267,8 +267,8 @@ def test_a_chunked_contraction_is_not_joined() -> None:
         largest.extend(np.size(x) for x in operands if not arrays.is_dask(x))
         return original(op, operands, *rest)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Op, "_call_any", watched)  # tasks run inside `use`, where no call takes a shorter way
+    with pytest.MonkeyPatch.context() as patch, nbops.use(strict=True):  # strict: no call takes the short way
+        patch.setattr(Op, "_call_any", watched)
         lazy = [nbops.matmul(a, a.T), nbops.softmax(a), nbops.log_softmax(a), nbops.mean(a)]
         largest.clear()
         dask.compute(*lazy, scheduler="sync")
@@ -450,7 +450,7 @@ def test_the_target_around_the_call_is_the_tasks_target() -> None:
 
 
 def test_a_short_task_sets_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stays on one core anyway, and `use` would close the short way of `nbops.repeat`."""
+    """It stays on one core anyway, and a block of `use` would take longer than it does."""
     nbops.relu(np.ones(3))  # starts the threads, and with them the break-even is known
     limits: list[Any] = []
     original = workers.within_share

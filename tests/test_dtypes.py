@@ -154,9 +154,18 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("value", BAD.values(), ids=list(BAD))
-@pytest.mark.parametrize("name", ["relu", "add", "matvec", "softmax", "sum()", "mean()"])
-def test_what_is_no_real_number_raises_type_error(name: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (name, kind)
+        for name in ("relu", "add", "matvec", "softmax", "sum()", "mean()")
+        for kind in BAD
+        # a float array makes a float of any integer; see test_promotion.py
+        if (name, kind) != ("add", "Python integer beyond 64 bits")
+    ],
+)
+def test_what_is_no_real_number_raises_type_error(name: str, kind: str) -> None:
+    value = BAD[kind]
     function = BY_NAME[name].function
     operands = {"add": (np.ones(2), value), "matvec": (np.ones((1, 2)), value)}.get(name, (value,))
     if name in ("softmax", "matvec") and np.ndim(value) == 0 if not isinstance(value, list) else False:
