@@ -159,9 +159,8 @@ class Kernel:
         key = (dtypes, layout, parallel)
         found = self._compiled.get(key)
         if found is None:
-            with (
-                global_compiler_lock
-            ):  # a fork waits for it; one of nbops's own would stay taken in the child
+            # A fork waits for Numba's lock; one of nbops's own would stay taken in the child.
+            with global_compiler_lock:
                 found = self._compiled.get(key)
                 if found is None:
                     found = self._compiled[key] = self._compile(dtypes, layout, parallel)
