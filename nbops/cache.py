@@ -39,6 +39,7 @@ from numba.core import config
 from numba.core.caching import CompileResultCacheImpl
 from numba.core.serialize import dumps
 
+from nbops.ahead import begin
 from nbops.turns import turn
 
 __all__ = ["KernelCache"]
@@ -113,6 +114,7 @@ class KernelCache:
         """Inside, no other process compiles the same; see `nbops.turns.turn`."""
         if self._numbas is None or (place := self.path(signature, codegen)).exists():
             return contextlib.nullcontext()
+        begin(place.parent)
         return turn(place)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -10,6 +10,8 @@ loop's source is written once; a global is looked up when the copy is compiled.
 **Cache.** A cached kernel is known by a digest of all the code that it reaches, so that two copies of one
 function never load each other's code, nor a changed helper's caller stale code; see `nbops.cache`.
 
+**Parts.** What a task calls is linked into it and optimised there, once; see `nbops.parts`.
+
 **Forks.** Whoever compiles holds Numba's lock, and a fork waits for it: of a thread that compiles, a child
 would inherit the locks of Numba and LLVM as they are, taken for ever.
 
@@ -43,8 +45,21 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
 from nbops import cache, forks
+from nbops.parts import PartDispatcher, parts
 
-__all__ = ["add_symbol", "digest", "helper", "jit", "native", "specialise", "symbol_address", "with_helpers"]
+__all__ = [
+    "add_symbol",
+    "digest",
+    "helper",
+    "jit",
+    "name_task",
+    "native",
+    "part",
+    "specialise",
+    "symbol_address",
+    "task_address",
+    "with_helpers",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,6 +85,18 @@ def helper(function: F, **flags: Any) -> F:
     return cast(F, register_jitable(**{**FLAGS, **flags})(function))
 
 
+def part(function: F, **flags: Any) -> F:
+    """Let compiled code call `function`, which is compiled once for all callers, and only into them.
+
+    What an import of nbops runs through takes `helper`, which makes no object of Numba's.
+    """
+    if numba.config.DISABLE_JIT:
+        return function
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    options = {"nopython": True, "boundscheck": None, **FLAGS, **wrappers, **flags}
+    return cast(F, PartDispatcher(py_func=function, locals={}, targetoptions=options))
+
+
 def native(signature: Any, function: FunctionType) -> Any:
     """Compile `function` now to machine code with a C address, cached on disk where possible."""
     options = {"error_model": FLAGS["error_model"]}
@@ -79,7 +106,7 @@ def native(signature: Any, function: FunctionType) -> Any:
         kept = compiled._cache = cache.KernelCache(
             function, {**options, "wide": prefers_wide_vectors()}, digest
         )
-        with _wide_vectors(), kept.turn(compiled._sig, cpu_target.target_context.codegen()):
+        with _wide_vectors(), parts(), kept.turn(compiled._sig, cpu_target.target_context.codegen()):
             compiled.compile()
     return compiled
 
@@ -149,6 +176,40 @@ def symbol_address(name: str) -> Any:
     return address
 
 
+@functools.cache
+def _place(name: str) -> np.ndarray:
+    """A word of memory that compiled code knows by a symbol; it is never freed."""
+    word = np.zeros(1, np.int64)
+    add_symbol(name, word.ctypes.data)
+    return word
+
+
+def name_task(name: str, task: Any) -> Any:
+    """Let compiled code call a task by a name, see `task_address`; returns the task."""
+    _place(name)[0] = task.address
+    return task
+
+
+@functools.cache
+def task_address(name: str) -> Any:
+    """An intrinsic that returns the address of the task of that name.
+
+    It is read when the code runs, so that the task may be compiled after its callers.
+    """
+    _place(name)
+
+    @intrinsic
+    def address(typingctx: Any) -> Any:
+        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            word = ir.IntType(64)
+            return builder.load(cgutils.add_global_variable(builder.module, word, name))
+
+        return types.int64(), codegen
+
+    address.cache_key = f"task {name}"
+    return address
+
+
 #: The attribute with a copy's digest, taken when the copy is made; it is compiled at once. So a helper that
 #: many copies share is read once: without this, reading code took half of a process's first call.
 DIGEST = "_nbops_digest"
@@ -192,7 +253,7 @@ def with_helpers(function: Callable[..., Any]) -> Callable[..., Any]:
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
         if isinstance(value, FunctionType) and value is not function:
-            helpers[name] = numba.njit(forceinline=True, **FLAGS)(with_helpers(value))
+            helpers[name] = part(with_helpers(value), forceinline=True)
     copy = specialise(function, "helpers", **helpers) if helpers else function
     copy.__name__ = function.__name__
     return copy

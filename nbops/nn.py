@@ -20,11 +20,13 @@ import numpy as np
 import tensorflow as tf
 
 import nbops
+from nbops import ahead
 from nbops.checkpoints import Checkpoint, CheckpointError
 from nbops.data import BatchGenerator
 from nbops.ops.losses import EPSILON
 from nbops.optimizers import SGD
 from nbops.tensorflow.on_caller import OnCaller
+from nbops.warming import GRAPH_STEP
 
 __all__ = [
     "BatchGenerator",
@@ -373,7 +375,10 @@ def compile_training_step(
         return loss, _share_right(labels_batch, predictions)
 
     step = tf.function(training_step, input_signature=signature)
-    return OnCaller(step) if model.ops.name == "nbops" else step
+    if model.ops.name != "nbops":
+        return step
+    ahead.expect(GRAPH_STEP)
+    return OnCaller(step)
 
 
 @dataclass(frozen=True, slots=True)

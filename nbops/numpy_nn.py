@@ -26,6 +26,7 @@ from typing import Protocol
 
 import numpy as np
 
+from nbops import ahead
 from nbops.kernel import Scalar
 from nbops.op import elementwise
 from nbops.ops.dense import activation_name, dense, dense_weight_gradient
@@ -34,6 +35,7 @@ from nbops.ops.gemm import gemm
 from nbops.ops.logits import crossentropy_and_gradient
 from nbops.ops.products import matmul, vecdot
 from nbops.tuned.roots import sqrt
+from nbops.warming import ARRAY_STEP
 
 __all__ = ["SGD", "Dense", "Optimizer", "RMSprop", "Sequential", "training_step"]
 
@@ -173,6 +175,7 @@ class _Workspace:
         def like_results() -> list[np.ndarray]:
             return [np.empty((batch_size, layer.W.shape[1]), np.float32) for layer in model.layers]
 
+        ahead.expect(ARRAY_STEP)
         self.results, self.backward = like_results(), like_results()
         self.losses = np.empty(batch_size, np.float32)
         self.share = np.full(batch_size, 1 / batch_size, np.float32)

@@ -231,10 +231,15 @@ def _entry_address() -> int:
     compiler.add_symbol("nbops_state", cpu.state_address)
     helpers: dict[str, Any] = {"state": compiler.symbol_address("nbops_state")}
     for function in (is_like, output_of, fits, new_array, run_record):
-        helpers[function.__name__] = compiler.jit(compiler.specialise(function, "entry", **helpers))
+        helpers[function.__name__] = compiler.part(compiler.specialise(function, "entry", **helpers))
     twin = compiler.specialise(entry, "entry", **helpers)
     _keep.append(compiler.native(types.int64(*[types.int64] * 4), twin))
     return int(_keep[-1].address)
+
+
+def prepare() -> None:
+    """Compile, or load, what the short way needs."""
+    _entry_address()
 
 
 #: What compiled code points to, for as long as the process lives.

@@ -19,10 +19,44 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["turn"]
+__all__ = ["TakenError", "try_lock", "turn", "wait_for_nobody"]
 
 #: A minute. Looks are counted, and not seconds: a machine may stop all its processes for a while.
 LOOKS, PAUSE_SECONDS = 3000, 0.02
+
+
+class TakenError(Exception):
+    """Another process is compiling what was asked for."""
+
+
+_waits = True
+
+
+def wait_for_nobody() -> None:
+    """From now on `turn` raises `TakenError` in this process, where it would wait."""
+    global _waits
+    _waits = False
+
+
+def try_lock(path: Path) -> int | None:
+    """An open file whose lock nobody else has; None where that can't be had."""
+    file = _open(path)
+    if file is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
+
+
+def _open(path: Path) -> int | None:
+    """A file to be locked; None where the folder is read-only, or the system has no such locks."""
+    try:
+        return None if fcntl is None else os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
@@ -33,12 +67,14 @@ def turn(kept: Path) -> Iterator[None]:
     ----------
     kept : Path
         The file of a compiled kernel.
+
+    Raises
+    ------
+    TakenError
+        Where another process has the turn, after `wait_for_nobody`.
     """
     lock = kept.with_suffix(".lock")
-    try:
-        file = None if fcntl is None else os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError:  # the folder is read-only
-        file = None
+    file = _open(lock)
     if file is None:
         yield
         return
@@ -61,7 +97,8 @@ def _wait(file: int, kept: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:  # another process compiles
-            pass
+            if not _waits:
+                raise TakenError(kept.name) from None
         except OSError:  # a file system without locks
             return False
         if kept.exists():

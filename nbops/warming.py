@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from nbops import dispatch
+from nbops import ahead, dispatch, repeat
 from nbops.frame import CONTIGUOUS, GENERAL
 from nbops.op import Op, registry
+from nbops.turns import TakenError
 
 __all__ = ["TRAINING", "warmup"]
 
-#: What training a network of dense layers calls.
-TRAINING = (
-    "add",
-    "crossentropy_from_logits",
-    "crossentropy_from_logits_gradient",
-    "dense_linear",
+#: A training step on tensors (`nbops.nn`) and one on arrays (`nbops.numpy_nn`), each in the order of its ops.
+GRAPH_STEP = (
     "dense_relu",
     "dense_softmax",
-    "dense_weight_gradient",
-    "divide",
     "matmul",
+    "dense_weight_gradient",
+    "crossentropy_from_probabilities",
+    "sum_row",
+    "divide",
+    "crossentropy_from_probabilities_gradient",
+    "softmax_gradient",
+    "relu_gradient",
+    "sgd_update",
+)
+ARRAY_STEP = (
+    "dense_relu",
+    "dense_linear",
+    "gemm",
+    "matmul",
+    "crossentropy_and_gradient",
+    "relu_gradient",
+    "vecdot",
+)
+#: What training a network of dense layers calls, also where its forward pass and loss are written out.
+TRAINING = (
+    *GRAPH_STEP,
+    *(name for name in ARRAY_STEP if name not in GRAPH_STEP),
+    "rmsprop_mean_square",
+    "rmsprop_update",
+    "crossentropy_from_logits",
+    "crossentropy_from_logits_gradient",
+    "add",
     "multiply",
     "relu",
-    "relu_gradient",
     "softmax",
-    "softmax_gradient",
     "subtract",
-    "sum_row",
     "sum_rows",
 )
+#: The optimizers' ops, and how many of their last operands are one number each; other ops have any operands.
+NUMBERS = {"rmsprop_mean_square": 1, "rmsprop_update": 2, "sgd_update": 1}
 
 
 def warmup(
@@ -71,33 +95,57 @@ def warmup(
     >>> seconds = nbops.warmup(["relu", nbops.add], ["float64"])
     """
     start = time.perf_counter()
-    chosen = [_find(op) for op in (TRAINING if ops is None else ops)]
+    chosen = [find(op) for op in (TRAINING if ops is None else ops)]
     kinds = [np.dtype(dtype) for dtype in dtypes]
     tell = progress if callable(progress) else print if progress else lambda line: None
+    if ops is None and kinds == [np.float32]:
+        ahead.expect(TRAINING)
     dispatch.start()
+    repeat.prepare()
     work = [(op, kind) for op in chosen for kind in kinds]
     for number, (op, kind) in enumerate(work, 1):
         before = time.perf_counter()
-        _compile(op, kind)
+        for layout, parallel in _variants(op):
+            _compile(op, kind, layout, parallel)
         tell(f"{number}/{len(work)} {op.name} {kind}: {time.perf_counter() - before:.2f} s")
     return time.perf_counter() - start
 
 
-def _find(op: Op | str) -> Op:
+def find(op: Op | str) -> Op:
+    """An op, or the one of that name."""
+    importlib.import_module("nbops.numpy_nn")  # has the optimizers' ops
     found = op if isinstance(op, Op) else registry.get(op) if isinstance(op, str) else None
     if found is None:
         raise TypeError(f"warmup: {op!r} is no op; expected one such as nbops.matmul, or its name")
     return found
 
 
-def _compile(op: Op, dtype: np.dtype[Any]) -> None:
-    """The layouts that calls come with: contiguous operands, and the last one a repeated scalar or row."""
+def compile_breadth_first(work: Sequence[tuple[Op, Any]]) -> None:
+    """Compile one variant of each op, then the next one of each; not what another process is compiling."""
+    for turn in itertools.zip_longest(*([(*each, *v) for v in _variants(each[0])] for each in work)):
+        for variant in turn:
+            if variant is not None:
+                with contextlib.suppress(TakenError):
+                    _compile(*variant)
+
+
+def _variants(op: Op) -> Iterator[tuple[int, bool]]:
+    """The layouts that calls come with, for one core and for all: contiguous operands, and numbers last."""
+    if op.name not in NUMBERS:
+        yield CONTIGUOUS, False
+        yield CONTIGUOUS, True
+    numbers = NUMBERS.get(op.name, 1)
+    last = GENERAL
+    if op.signature.is_elementwise and op.n_inputs > numbers:
+        last = (1 << op.n_inputs) - (1 << (op.n_inputs - numbers))
+    yield last, False
+    yield last, True
+
+
+def _compile(op: Op, dtype: Any, layout: int, parallel: bool) -> None:
     operands = [
         np.zeros((1,) * len(names), dtype if kind == "T" else kind)
         for names, kind in zip(op.signature.inputs, op.types.inputs, strict=True)
     ]
     loop_dtypes, _ = op.types.resolve(operands, op.name, op.arguments)
-    last = 1 << (op.n_inputs - 1) if op.signature.is_elementwise and op.n_inputs > 1 else GENERAL
-    for layout in (CONTIGUOUS, last):
-        for parallel in (False, True):
-            op.kernel.task(tuple(loop_dtypes), layout, parallel)
+    op.kernel.task(tuple(loop_dtypes), layout, parallel)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import nbops
-from nbops import cache
+from nbops import cache, turns
 from tests.conftest import ROOT
 
 RELU = """
@@ -193,6 +193,89 @@ def test_warmup_leaves_nothing_to_compile(run_python: Any, tmp_path: Path) -> No
                 nbops.add(x, x); nbops.add(x, np.float32(1)); nbops.matmul(x, x); nbops.softmax(x)
     """
     run_python(source, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+
+
+STEPS = """
+import numpy as np
+from nbops import numpy_nn
+
+def step_on_arrays(optimizer):
+    layers = [numpy_nn.Dense(784, 64, "relu", seed=0), numpy_nn.Dense(64, 10, seed=1)]
+    images = np.random.default_rng(0).random((128, 784), np.float32)
+    return numpy_nn.training_step(numpy_nn.Sequential(layers), optimizer, images, np.arange(128) % 10)
+"""
+
+
+def test_after_warmup_training_compiles_nothing(run_python: Any, tmp_path: Path) -> None:
+    source = (
+        STEPS
+        + """
+import nbops
+from nbops import compiler, nn, optimizers
+
+nbops.warmup()
+def fail(signature, function): raise AssertionError(function.__qualname__)
+compiler.native = fail
+for optimizer in numpy_nn.SGD(), numpy_nn.RMSprop():
+    step_on_arrays(optimizer)
+images, labels = np.random.default_rng(0).random((128, 784), np.float32), np.arange(128) % 10
+for optimizer in None, optimizers.RMSprop():
+    model = nn.NaiveSequential([nn.NaiveDense(784, 64, "relu"), nn.NaiveDense(64, 10, "softmax")])
+    nn.compile_training_step(model, images, labels, optimizer=optimizer)(images, labels)
+"""
+    )
+    run_python(source, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+
+
+AHEAD = (
+    STEPS
+    + """
+from nbops import ahead, turns
+
+assert ahead._helper is None
+print(step_on_arrays(numpy_nn.SGD()))
+helper = ahead._helper
+if helper is not None:
+    assert helper.wait(timeout=300) == 0
+print(helper is not None)
+"""
+)
+
+
+def test_a_second_process_compiles_what_training_needs_next(run_python: Any, tmp_path: Path) -> None:
+    """With it and without, the same loss; it starts where something is to be compiled, and leaves no lock."""
+    results = []
+    for variable, folder, started in (("1", "a", "True"), ("1", "a", "False"), ("0", "b", "False")):
+        place = tmp_path / folder
+        variables = {"NUMBA_CACHE_DIR": str(place), "NBOPS_COMPILE_AHEAD": variable}
+        loss, has = run_python(AHEAD, **variables).stdout.split()
+        assert has == started
+        results.append(loss)
+        assert {file.suffix for file in place.rglob("*.*") if file.is_file()} == {".nbc"}
+    assert len(set(results)) == 1
+    kept = [{file.name for file in (tmp_path / folder).rglob("*.nbc")} for folder in "ab"]
+    assert kept[1] <= kept[0]
+
+
+def test_one_process_at_a_time_compiles_ahead(tmp_path: Path) -> None:
+    lock = turns.try_lock(tmp_path / "some.lock")
+    assert lock is not None
+    assert turns.try_lock(tmp_path / "some.lock") is None
+    os.close(lock)
+    again = turns.try_lock(tmp_path / "some.lock")
+    assert again is not None
+    os.close(again)
+    assert turns.try_lock(tmp_path / "no folder" / "some.lock") is None
+
+
+def test_who_compiles_ahead_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_waits", True)
+    turns.wait_for_nobody()
+    kept = tmp_path / "kernel.nbc"
+    with turns.turn(kept), pytest.raises(turns.TakenError, match=r"kernel\.nbc"), turns.turn(kept):
+        pass
+    with turns.turn(kept):
+        pass
 
 
 def test_warmup_refuses_what_is_no_op() -> None:

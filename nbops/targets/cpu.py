@@ -69,8 +69,8 @@ def spread_compiled() -> Any:
     if pool.available():
         return pool.spread_compiled()
     if _load_threading_layer():
-        return compiler.jit(compiler.specialise(_spread, "parallel"), parallel=True)
-    return compiler.jit(compiler.specialise(_call_serially, "serial"))
+        return compiler.part(compiler.specialise(_spread, "parallel"), parallel=True)
+    return compiler.part(compiler.specialise(_call_serially, "serial"))
 
 
 def run(state: int, serial: int, parallel: int, frame: int, items: int, workers: int, grain: int) -> None:
@@ -122,7 +122,7 @@ def run_native() -> Any:
     if _load_threading_layer():  # before that, code that counts Numba's threads can't be loaded
         count, name = numba_threads._iget_num_threads, "cpu"
     else:
-        count, name = compiler.jit(compiler.specialise(count_threads, "serial")), "serial"
+        count, name = compiler.part(compiler.specialise(count_threads, "serial")), "serial"
     return compiler.native(RUN, compiler.specialise(run, name, spread=spread_compiled(), count_threads=count))
 
 

@@ -199,7 +199,7 @@ def available() -> bool:
 
 
 def _on_linux(function: Callable[[int], None]) -> Any:
-    return compiler.jit(
+    return compiler.part(
         compiler.specialise(function if sys.platform == "linux" else leave_the_choice, "pool")
     )
 
@@ -208,15 +208,15 @@ def _on_linux(function: Callable[[int], None]) -> Any:
 def spread_compiled() -> Any:
     """`spread`, to be compiled into its callers."""
     _memory()  # code that knows the pool by its symbol can't be loaded before there is one
-    helper = compiler.jit(compiler.specialise(work, "pool"))
+    helper = compiler.part(compiler.specialise(work, "pool"))
     chosen = _on_linux(keep_off_this_core)
     names = {"work": helper, "keep_off_this_core": chosen, "pool_address": compiler.symbol_address(SYMBOL)}
-    return compiler.jit(compiler.specialise(spread, "pool", **names))
+    return compiler.part(compiler.specialise(spread, "pool", **names))
 
 
 @functools.cache
 def _serve_compiled() -> Any:
-    helper = compiler.jit(compiler.specialise(work, "pool"))
+    helper = compiler.part(compiler.specialise(work, "pool"))
     twin = compiler.specialise(serve, "pool", work=helper, run_on_any_core=_on_linux(run_on_any_core))
     return compiler.native(types.int64(types.int64), twin)
 

@@ -152,7 +152,7 @@ def compile_task(
     ranges = {"prange": numba.prange if parallel else range, "lanes": range}
     twin = compiler.specialise(function, kind, **ranges, **_modules_with(ranges, function))
     options = {"parallel": True} if parallel else {"forceinline": True}
-    compiled_loop = numba.njit(**compiler.FLAGS, **options)(compiler.with_helpers(twin))
+    compiled_loop = compiler.part(compiler.with_helpers(twin), **options)
     names: dict[str, Any] = {"loop": compiled_loop, "operands": operands_intrinsic(signature, dtypes, layout)}
     template = run_items
     if signature.is_elementwise:
@@ -160,7 +160,7 @@ def compile_task(
         names |= {"OUTPUT": len(dtypes), "ELEMENT": from_dtype(dtypes[-1])}
         for test in is_in_place, bypasses_caches:
             twin = compiler.specialise(test, kind, OUTPUT=len(dtypes))
-            names[test.__name__] = numba.njit(**compiler.FLAGS)(twin)
+            names[test.__name__] = compiler.part(twin)
     name = f"{kind}_{'_'.join(d.name for d in dtypes)}_{layout & 0xFF}"
     return compiler.native(TASK, compiler.specialise(template, name, **names))
 

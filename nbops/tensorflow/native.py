@@ -245,16 +245,16 @@ def infer(descriptor: int, context: int, status: int) -> None:
 @functools.cache
 def compute_native() -> Any:
     """`compute` for the CPU, as machine code with the C signature that TensorFlow expects."""
-    return compile_compute(run_frame, "tensorflow", check_labels=compiler.jit(check_labels))
+    return compile_compute(run_frame, "tensorflow", check_labels=compiler.part(check_labels))
 
 
 def compile_compute(run: Any, name: str, **helpers: Any) -> Any:
     """`compute` as machine code, around the function that runs a frame; see `run_frame`."""
     names: dict[str, Any] = {
-        "itemsize_of": compiler.jit(itemsize_of),
-        "swap_last": compiler.jit(swap_last),
+        "itemsize_of": compiler.part(itemsize_of),
+        "swap_last": compiler.part(swap_last),
         "infer_shapes": compiled(infer_shapes),
-        "run_frame": compiler.jit(
+        "run_frame": compiler.part(
             compiler.specialise(run, name, build_frame=compiled(build_frame), **helpers)
         ),
     }
@@ -270,6 +270,6 @@ def infer_native() -> Any:
             infer,
             "tensorflow",
             infer_shapes=compiled(infer_shapes),
-            swap_last=compiler.jit(swap_last),
+            swap_last=compiler.part(swap_last),
         ),
     )

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.numpy_support import from_dtype
@@ -140,17 +139,16 @@ class BlockTasks:
         zero = np.asarray(wide(self._dtypes[0].type(0)))
         names = {
             "operands": operands_intrinsic(self._kernel.signature, self._dtypes, self._layout),
-            "reduce_block": numba.njit(forceinline=True, **compiler.FLAGS)(self._reduce_block),
+            "reduce_block": compiler.part(self._reduce_block, forceinline=True),
             "ELEMENT": from_dtype(zero.dtype),
         }
         template = reduce_one if len(self._dtypes) == 2 else reduce_two
         with global_compiler_lock:
             launcher = _launcher()
             kernel = compiler.native(TASK, compiler.specialise(template, name, **names))
-            symbol = f"nbops_blocks_{name}"
-            compiler.add_symbol(symbol, kernel.address)
-            names["kernel_address"] = compiler.symbol_address(symbol)
-            names["launcher_address"] = compiler.symbol_address(LAUNCHER)
+            compiler.name_task(f"nbops_blocks_{name}", kernel)
+            names["kernel_address"] = compiler.task_address(f"nbops_blocks_{name}")
+            names["launcher_address"] = compiler.task_address(LAUNCHER)
             rows = compiler.native(TASK, compiler.specialise(reduce_rows, name, **names))
         return rows, kernel, launcher
 
@@ -162,9 +160,7 @@ class BlockTasks:
 @functools.cache
 def _launcher() -> Any:
     twin = compiler.specialise(launch, "blocks", spread=cpu.spread_compiled())
-    task = compiler.native(TASK, twin)
-    compiler.add_symbol(LAUNCHER, task.address)
-    return task
+    return compiler.name_task(LAUNCHER, compiler.native(TASK, twin))
 
 
 @functools.cache

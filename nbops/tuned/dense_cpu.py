@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
 from nbops import compiler
@@ -61,18 +60,16 @@ def activated_dense_tasks(dtype: np.dtype, signature: Signature, row: Callable[.
     row : function
         Plain Python; changes a row in place.
     """
-    linear = dense_tasks(dtype)
+    activate = compiler.part(compiler.with_helpers(row))
     tasks = []
-    for kind, address in (("serial", linear.serial), ("parallel", linear.parallel)):
-        symbol = f"nbops_dense_linear_{kind}_{dtype}"
-        compiler.add_symbol(symbol, address)
+    for kind in "serial", "parallel":
         template = compiler.specialise(
             multiply_then_activate,
             f"{row.__name__}_{kind}_{dtype}",
-            linear_address=compiler.symbol_address(symbol),
+            linear_address=compiler.task_address(f"nbops_dense_linear_{kind}_{dtype}"),
             operands=operands_intrinsic(signature, (dtype,) * 4, GENERAL),
-            activate=numba.njit(**compiler.FLAGS)(compiler.with_helpers(row)),
+            activate=activate,
         )
         tasks.append(compiler.native(TASK, template))
     serial, parallel = tasks
-    return Tasks(serial.address, parallel.address, (linear, serial, parallel))
+    return Tasks(serial.address, parallel.address, (dense_tasks(dtype), serial, parallel))

@@ -7,9 +7,7 @@ code gets.
 
 from __future__ import annotations
 
-import numba
-
-from nbops.compiler import FLAGS
+from nbops.compiler import part
 from nbops.tuned.caches import cache_bytes
 
 # The product. Strides are in bytes, in the order of the axes of A[m, k], B[k, n], C[m, n], bias[m, n] and
@@ -50,7 +48,7 @@ LINE = 64  # bytes in a cache line
 SMALL = cache_bytes(1) * 3 // 4 or 16384  # a B of at most so many bytes stays in the L1 cache
 
 
-@numba.njit(**FLAGS)
+@part
 def inner_block(k: int) -> int:
     """The length of a block of an inner axis of length `k`: at most KC, and all nearly equal.
 
@@ -60,7 +58,7 @@ def inner_block(k: int) -> int:
     return max(1, ((k + blocks - 1) // blocks + KC_STEP - 1) // KC_STEP) * KC_STEP
 
 
-@numba.njit(**FLAGS)
+@part
 def whole_panels(columns: int, nr: int, lanes: int) -> int:
     """How many panels of nr columns are cut from so many columns, before those of `rest_panel`.
 
@@ -71,14 +69,14 @@ def whole_panels(columns: int, nr: int, lanes: int) -> int:
     return columns // nr - (0 < left <= lanes and 2 * lanes < nr <= columns)
 
 
-@numba.njit(**FLAGS)
+@part
 def rest_panel(columns: int, nr: int, lanes: int) -> int:
     """The width, in whole vectors, of the next panel for the columns that `whole_panels` leaves."""
     width = (columns + lanes - 1) // lanes * lanes
     return width if width <= nr else 2 * lanes
 
 
-@numba.njit(**FLAGS)
+@part
 def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: int) -> int:
     """What a worker needs for a block of C: packed strips and panels and a tile, or some rows of sums."""
     kc = inner_block(k)

@@ -2,14 +2,14 @@
 
 The work is done by one task per dtype, `nbops.tuned.gemm_kernel.multiply`, which knows neither batches
 nor frames. What this file compiles is thin: for each kind of product a serial and a parallel task, which
-write an argument block for every batch item and call that task by its symbol::
+write an argument block for every batch item and call that task by its name::
 
     product_tasks  ---+                                             +--> multiply(block, 0, 1)        serial
     dense, gemm    ---+-- frame --> argument block of one item --->-+
     weight_gradient --+                                             +--> launch --> multiply(block, w, w + 1)
                                                                            on every worker w          parallel
 
-Numba optimises a callee again inside each caller. A call through a symbol keeps the micro-kernel and the
+Numba optimises a callee again inside each caller. A call by name keeps the micro-kernel and the
 parallel loop (the two that take long to compile) compiled once.
 """
 
@@ -19,7 +19,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.numpy_support import from_dtype
@@ -30,6 +29,7 @@ from nbops.targets.tasks import TASK
 from nbops.tuned import gemm_tasks
 from nbops.tuned.gemm_kernel import multiply
 from nbops.tuned.vectors import host_tile
+from nbops.turns import TakenError
 
 __all__ = ["Tasks", "dense_tasks", "gemm_tasks_of", "product_tasks", "weight_gradient_tasks"]
 
@@ -113,7 +113,7 @@ BATCH, LAUNCHER = "nbops_gemm_batch", "nbops_gemm_launch"
 
 
 def _tasks(dtype: np.dtype, name: str, template: Callable[..., None], **names: Any) -> Tasks:
-    with global_compiler_lock:  # a second thread must not move a symbol from code that is in use
+    with global_compiler_lock:  # a second thread must not compile the same
         return _compile_tasks(dtype, name, template, **names)
 
 
@@ -121,12 +121,21 @@ def _tasks(dtype: np.dtype, name: str, template: Callable[..., None], **names: A
 def _compile_tasks(dtype: np.dtype, name: str, template: Callable[..., None], **names: Any) -> Tasks:
     if dtype not in (np.float32, np.float64):
         raise TypeError(f"{name}: dtype is {dtype}; only float32 and float64 have a tuned product")
-    shared = (_kernel(dtype), *_batch())
-    serial, parallel = (
-        _task(template, f"{name}_{'parallel' if flag else 'serial'}_{dtype}", dtype, ALL_CORES=flag, **names)
-        for flag in (0, 1)
-    )
-    return Tasks(serial.address, parallel.address, (*shared, serial, parallel))
+
+    def compile_callers() -> tuple[Any, ...]:
+        tasks = [
+            _task(template, f"{name}_{kind}_{dtype}", dtype, ALL_CORES=all_cores, **names)
+            for kind, all_cores in (("serial", 0), ("parallel", 1))
+        ]
+        return (*tasks, *_batch())
+
+    try:
+        kernel = _kernel(dtype)
+    except TakenError:  # it takes long; meanwhile its callers can be compiled
+        compile_callers()
+        raise
+    serial, parallel, *batch = compile_callers()
+    return Tasks(serial.address, parallel.address, (kernel, serial, parallel, *batch))
 
 
 def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: Any) -> Any:
@@ -134,40 +143,35 @@ def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: An
     one, nr = np.ones(8 // dtype.itemsize, dtype).view(np.int64)[0], tile.nr(dtype.itemsize)
     names |= {
         "TILE": (tile.mr, nr, nr // tile.vectors, dtype.itemsize, int(one)),
-        "kernel_address": compiler.symbol_address(_kernel_symbol(dtype)),
-        "batch_address": compiler.symbol_address(BATCH),
+        "kernel_address": compiler.task_address(_kernel_name(dtype)),
+        "batch_address": compiler.task_address(BATCH),
     }
     submit = _helper(gemm_tasks.submit, name, **names)
-    return compiler.native(TASK, compiler.specialise(template, name, submit=submit, **names))
+    task = compiler.native(TASK, compiler.specialise(template, name, submit=submit, **names))
+    return compiler.name_task(f"nbops_{name}", task)
 
 
 def _helper(function: Callable[..., Any], name: str, **names: Any) -> Any:
     """A function to be compiled into its callers."""
-    return numba.njit(**compiler.FLAGS)(compiler.specialise(function, name, **names))
+    return compiler.part(compiler.specialise(function, name, **names))
 
 
 @functools.cache
 def _kernel(dtype: np.dtype) -> Any:
     """The compiled `multiply` for a dtype."""
     twin = compiler.specialise(multiply, dtype.name, ELEMENT=from_dtype(dtype))
-    return _named(_kernel_symbol(dtype), compiler.native(TASK, twin))
+    return compiler.name_task(_kernel_name(dtype), compiler.native(TASK, twin))
 
 
 @functools.cache
 def _batch() -> tuple[Any, ...]:
     """The compiled `run_batch`, and `launch`, which it calls."""
     twin = compiler.specialise(gemm_tasks.launch, "gemm", spread=cpu.spread_compiled())
-    launcher = _named(LAUNCHER, compiler.native(TASK, twin))
-    names = {"launcher_address": compiler.symbol_address(LAUNCHER)}
+    launcher = compiler.name_task(LAUNCHER, compiler.native(TASK, twin))
+    names = {"launcher_address": compiler.task_address(LAUNCHER)}
     batch = compiler.native(TASK, compiler.specialise(gemm_tasks.run_batch, "gemm", **names))
-    return _named(BATCH, batch), launcher
+    return compiler.name_task(BATCH, batch), launcher
 
 
-def _named(symbol: str, task: Any) -> Any:
-    """Let other compiled code find a task by a symbol."""
-    compiler.add_symbol(symbol, task.address)
-    return task
-
-
-def _kernel_symbol(dtype: np.dtype) -> str:
+def _kernel_name(dtype: np.dtype) -> str:
     return f"nbops_gemm_{dtype}"

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-
-from nbops.compiler import FLAGS
+from nbops.compiler import part
 from nbops.tuned.gemm_arguments import (
     ADDEND,
     ADDEND_COLUMN,
@@ -42,7 +40,7 @@ from nbops.tuned.vectors import (
 )
 
 
-@numba.njit(**FLAGS)
+@part
 def finish(
     arguments: Any, element: Any, sums: Any, sums_row: int,
     i: int, rows: int, j: int, columns: int, first: bool, last: bool,

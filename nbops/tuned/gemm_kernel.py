@@ -29,10 +29,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 from numba import types
 
-from nbops.compiler import FLAGS
+from nbops.compiler import part
 from nbops.tuned.gemm_arguments import (
     A_ROW,
     A_STEP,
@@ -83,7 +82,7 @@ PAGE, PAGES = 4096, 128  # rows whole pages apart compete for the same places in
 GROUP = 8  # panels that are packed together
 
 
-@numba.njit(**FLAGS)
+@part
 def multiply_tile(
     width: Any, element: Any, kc: int, strip: int, strip_row: int, strip_step: int, rows: int,
     panel: int, panel_step: int, sums: int, sums_row: int, c: int, c_row: int,
@@ -125,7 +124,7 @@ def multiply_tile(
     store_tile(tile, element_pointer(element, sums), sums_row)
 
 
-@numba.njit(**FLAGS, inline="always")  # one function fewer to compile: half a second
+@part  # one function fewer to compile: half a second
 def multiply_block(
     arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int, size: int, nr: int
 ) -> None:

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-
-from nbops.compiler import FLAGS
+from nbops.compiler import part
 from nbops.tuned.pointers import element_pointer, get, item_bytes, never_inline, put, shift, zero_of
 from nbops.tuned.vectors import (
     copy_row,
@@ -30,7 +28,7 @@ from nbops.tuned.vectors import (
 )
 
 
-@numba.njit(**FLAGS)
+@part
 def copy_matrix(
     source: Any, row: int, column: int,
     target: Any, target_row: int, target_column: int, rows: int, columns: int,
@@ -48,7 +46,7 @@ def copy_matrix(
                 put(target, i * target_row + j * target_column, get(source, i * row + j * column))
 
 
-@numba.njit(**FLAGS)
+@part
 def pack_panels(
     element: Any, kc: int, b_address: int, b_step: int, b_column: int, columns: int, panel_address: int
 ) -> None:
@@ -70,7 +68,7 @@ def pack_panels(
                        panel_address + j * kc * size)  # fmt: skip
 
 
-@numba.njit(**FLAGS)
+@part
 def pack_panel(
     element: Any, kc: int, b_address: int, b_step: int, b_column: int, columns: int, width: int,
     panel_address: int,
@@ -105,7 +103,7 @@ def pack_panel(
             put(panel, (k * width + j) * size, zero)
 
 
-@numba.njit(**FLAGS)
+@part
 def pack_strip(
     element: Any, kc: int, a_address: int, a_row: int, a_step: int, rows: int, strip_address: int
 ) -> None:

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-
-from nbops.compiler import FLAGS
+from nbops.compiler import part
 from nbops.tuned.gemm_arguments import A_ROW, A_STEP, B_STEP, SUMS, A, B, K, inner_block
 from nbops.tuned.gemm_finish import finish
 from nbops.tuned.pointers import element_pointer, get, item_bytes, never_inline, put, shift, zero_of
 from nbops.tuned.vectors import multiply_add
 
 
-@numba.njit(**FLAGS)
+@part
 def multiply_rows(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int) -> None:
     """``C[i0:i1, j0:j1]``, at most FEW_ROWS rows, where B's columns are adjacent."""
     never_inline()
@@ -40,7 +38,7 @@ def multiply_rows(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: i
             finish(arguments, element, sums, row, i0, i1 - i0, jc, columns, p == 0, end == k)
 
 
-@numba.njit(**FLAGS)
+@part
 def add_block(
     arguments: Any, element: Any, i0: int, i1: int, j: int, columns: int, start: int, stop: int, scratch: int
 ) -> None:

@@ -24,12 +24,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbops.compiler import FLAGS
+from nbops.compiler import part
 from nbops.frame import CORE, WIDTH, WORKERS, item_offset
 from nbops.targets.tasks import FRAME, call_task, frame_pointer
 from nbops.tuned.gemm_arguments import (
@@ -145,7 +144,7 @@ def run_gemm(frame: Any, start: int, stop: int) -> None:
     submit(words, frame, start, stop)
 
 
-@numba.njit(**FLAGS)
+@part
 def describe(words: Any, frame: Any, output: int) -> None:
     """The product of the frame's first two operands, written to number `output`."""
     words[M], words[K], words[N] = frame[CORE], frame[CORE + 1], frame[CORE + 2]
@@ -223,13 +222,13 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     release(memory)
 
 
-@numba.njit(**FLAGS)
+@part
 def padded(rows: int, mr: int, columns: int, lanes: int) -> int:
     """How many elements are computed for a block of C, whose tiles and vectors are always whole."""
     return (rows + mr - 1) // mr * mr * ((columns + lanes - 1) // lanes * lanes)
 
 
-@numba.njit(**FLAGS)
+@part
 def transpose(words: Any) -> None:
     """Make ``C = addend + A @ B + bias`` the same as ``C.T = addend.T + B.T @ A.T + bias.T``."""
     never_inline()
@@ -243,14 +242,14 @@ def transpose(words: Any) -> None:
     words[ADDEND_ROW], words[ADDEND_COLUMN] = words[ADDEND_COLUMN], words[ADDEND_ROW]
 
 
-@numba.njit(**FLAGS)
+@part
 def share(length: int, workers: int, unit: int) -> int:
     """An equal share of `length`, rounded up to a multiple of `unit`; at least one unit."""
     units = (length + unit - 1) // unit
     return max(1, (units + workers - 1) // workers) * unit
 
 
-@numba.njit(**FLAGS)
+@part
 def share_out(
     m: int, n: int, mr: int, nr: int, lanes: int, workers: int, in_place: bool
 ) -> tuple[int, int, int]:
@@ -262,7 +261,7 @@ def share_out(
     return grid, share(m, workers // grid, mr), share(n, grid, lanes)
 
 
-@numba.njit(**FLAGS)
+@part
 def grid_columns(strips: int, panels: int, workers: int) -> int:
     """Into how many groups of columns C is cut, given its strips of mr rows and panels of nr columns.
 
