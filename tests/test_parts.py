@@ -9,10 +9,17 @@ import numba
 import pytest
 from numba import types
 
-from nbops import compiler
+from nbops import cache, compiler
 from nbops.parts import PartLibrary, parts
 
 WORD_TO_WORD = types.int64(types.int64)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is loaded from the cache compiles no parts."""
+    monkeypatch.setattr(cache.KernelCache, "load_overload", lambda *_: None)
+    monkeypatch.setattr(cache.KernelCache, "save_overload", lambda *_: None)
 
 
 @compiler.part
