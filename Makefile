@@ -10,7 +10,7 @@
 # make fuzz     24,000 random calls (NBOPS_FUZZ_SEED=n repeats one run)
 # make bounds   the suite under Numba's bounds checks
 # make coverage the interpreted loops cover every line of nbops/ops
-# make mutants  small changes of nbops/ops and nbops/dispatch.py: the tests must notice nine in ten
+# make mutants  small changes of nbops/ops and the dispatcher: the tests must notice nine in ten
 # make bench    the benchmarks, for the commit that is checked out, in under 10 minutes (BENCH="--bench rows": some)
 # make bench-history  a short list of them for the last commits that touched nbops/ (COMMITS=6)
 # make bench-report   the results as a web site, asv_benchmarks/html/index.html

@@ -3,8 +3,8 @@
 ====================  =====================================================================================
 no compiler           the interpreter, where ``NUMBA_DISABLE_JIT`` is set
 asked for             ``target=``, ``use("serial")`` or ``NBOPS_TARGET``; what is not there raises
-a TensorFlow value    its registered op, on TensorFlow's device (decided in `nbops.op`, before this list)
-a device array        the GPU that it is on; nothing is copied silently (decided in `nbops.op`, too)
+a TensorFlow value    its registered op, on TensorFlow's device (decided in `nbops.Op`, before this list)
+a device array        the GPU that it is on; nothing is copied silently (decided in `nbops.Op`, too)
 worth the copy        cuda: transfer, launch and compute are predicted to take less than on the CPU
 small                 serial: the call takes less than the measured break-even of a parallel launch
 one item              serial: there is one item, and its loop has no ``prange``
@@ -19,25 +19,21 @@ Under ``strict`` the call raises instead.
 
 from __future__ import annotations
 
-import functools
-import operator
-import os
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 
 from nbops import calibration
 from nbops.durations import duration
-from nbops.forks import after_in_child
+from nbops.settings import TARGETS, Settings, checked_target, chosen_here, in_force, recorder, settings, use
 from nbops.targets import cpu, cuda
 
 __all__ = [
+    "TARGETS",
     "Decision",
     "Work",
     "available_threads",
@@ -51,8 +47,6 @@ __all__ = [
     "start",
     "use",
 ]
-
-TARGETS = ("auto", "cpu", "python", "serial", "parallel", *cuda.TARGETS)
 
 
 class Work(NamedTuple):
@@ -111,145 +105,6 @@ class Decision:
     reason: str
 
 
-class _Settings(NamedTuple):
-    target: str = "auto"
-    strict: bool = False
-    threads: int | None = None
-    device: Any = None
-    tf32: bool = False
-
-
-@functools.cache
-def _settings_from_environment() -> _Settings:
-    target = os.environ.get("NBOPS_TARGET", "auto") or "auto"
-    return _Settings(target=_checked(target, "NBOPS_TARGET"))
-
-
-def _checked(target: str, source: str) -> str:
-    if target not in TARGETS:
-        raise ValueError(f"{source}: unknown target {target!r}; expected one of {', '.join(TARGETS)}")
-    if target in cuda.TARGETS:
-        cuda.require(target)
-    return target
-
-
-def _checked_threads(threads: int) -> int:
-    try:
-        count = operator.index(threads)
-    except TypeError:
-        raise TypeError(f"use: threads is {threads!r}; expected an integer") from None
-    if count < 1:
-        raise ValueError(f"use: threads is {count}; expected at least 1")
-    return count
-
-
-_settings: ContextVar[_Settings | None] = ContextVar("nbops_settings", default=None)
-recording: ContextVar[Callable[..., Any] | None] = ContextVar("nbops_recording", default=None)
-_last: ContextVar[Decision | None] = ContextVar("nbops_last_decision", default=None)
-
-
-#: What `nbops.repeat` sets and reads from compiled code.
-decision_variable, settings_variable = _last, _settings
-_counting = threading.Lock()
-#: What takes every call's place here, or None: `nbops.explain` follows a function's calls with it.
-recorder = recording.get
-
-
-#: The innermost `use`'s settings, or None outside every one.
-chosen_here = _settings.get
-
-
-def settings() -> _Settings:
-    """What is in force here: the innermost `use`, else the environment."""
-    return _settings.get() or _settings_from_environment()
-
-
-@contextmanager
-def use(
-    target: str | None = None,
-    *,
-    strict: bool | None = None,
-    threads: int | None = None,
-    compute_capability: tuple[int, int] | None = None,
-    tf32: bool | None = None,
-) -> Iterator[Any]:
-    """Choose the target, or limit the threads, of every call in a ``with`` block.
-
-    Parameters
-    ----------
-    target : {"auto", "cpu", "python", "serial", "parallel", "cuda", "cuda-emulator"}, optional
-        ``cpu`` leaves the choice between serial and parallel to the dispatcher. ``cuda-emulator`` executes
-        CUDA kernels on the CPU, checks every access, and counts.
-    strict : bool, optional
-        Raise where a target that was asked for would have to be replaced by another.
-    threads : int, optional
-        At most so many threads. Results do not depend on it.
-    compute_capability : tuple of 2 int, optional
-        Of the GPU that is emulated; ``NBOPS_COMPUTE_CAPABILITY``, or (9, 0), unless given.
-    tf32 : bool, optional
-        Let matrix products of float32 arrays run on a GPU's tensor cores, which round every operand to 11
-        significant bits (relative error 2**-11 instead of 2**-24) and add in float32. Never unless asked for;
-        GPUs before compute capability 8.0 have no such units and ignore it.
-
-    Yields
-    ------
-    device or None
-        The GPU, real or emulated: ``report()`` tells what has run on it. None for a CPU's target.
-
-    Raises
-    ------
-    ValueError
-        For an unknown target, a number of threads below 1, or a compute capability without the emulator.
-    TypeError
-        For a number of threads that is no integer.
-    RuntimeError
-        For a CUDA target where it can't be used; the message says what to install.
-
-    Examples
-    --------
-    >>> import numpy as np, nbops
-    >>> with nbops.use("python"):
-    ...     nbops.relu(np.array([-1.0, 2.0]))
-    array([0., 2.])
-    """
-    if threads is not None:
-        threads = _checked_threads(threads)
-    if compute_capability is not None and target != "cuda-emulator":
-        raise ValueError("use: compute_capability goes with 'cuda-emulator'; a GPU has its own")
-    current = settings()
-    device = current.device
-    if target is not None:
-        _checked(target, "use")
-        device = cuda.new_device(target, compute_capability) if target in cuda.TARGETS else None
-    changed = current._replace(
-        target=target or current.target,
-        strict=current.strict if strict is None else strict,
-        threads=current.threads if threads is None else threads,
-        device=device,
-        tf32=current.tf32 if tf32 is None else tf32,
-    )
-    token = _settings.set(_known(changed))
-    _count_users(1)
-    try:
-        yield device
-    finally:
-        _count_users(-1)
-        _settings.reset(token)
-
-
-def _known(asked: _Settings) -> _Settings:
-    """The same object for equal settings, by which `nbops.repeat` knows them.
-
-    Those of a device, and those under `recorded`, are a block's own: no call there may be one of `repeat`'s.
-    """
-    return _kept(asked) if asked.device is None and recorder() is None else asked
-
-
-@functools.cache
-def _kept(asked: _Settings) -> _Settings:
-    return asked
-
-
 def may_repeat(decision: Decision) -> bool:
     """Whether a call like one for which this was decided, with the same settings, needs no new look."""
     if recorder() is not None or settings().strict:
@@ -259,43 +114,9 @@ def may_repeat(decision: Decision) -> bool:
     )
 
 
-@contextmanager
-def recorded(record: Callable[..., Any]) -> Iterator[None]:
-    """Every call goes to `record`; none takes the short way past it, for no earlier call had its settings."""
-    token = recording.set(record)
-    try:
-        with use():
-            yield
-    finally:
-        recording.reset(token)
-
-
-def _count_users(change: int) -> None:
-    """Say in `cpu.STATE` how many blocks there are; inside any, the short way looks at the settings."""
-    with _counting:
-        cpu.STATE[cpu.IN_USE] += change
-
-
-@after_in_child
-def _count_anew() -> None:
-    """The lock may have been taken by a thread that the child does not have; the count is as it was."""
-    global _counting
-    _counting = threading.Lock()
-
-
-@contextmanager
-def in_force(asked: _Settings | None) -> Iterator[None]:
-    """Settings taken from `chosen_here` elsewhere, in force here; nothing changes for None."""
-    if asked is None:
-        yield
-        return
-    token = _settings.set(_known(asked))
-    _count_users(1)
-    try:
-        yield
-    finally:
-        _count_users(-1)
-        _settings.reset(token)
+_last: ContextVar[Decision | None] = ContextVar("nbops_last_decision", default=None)
+#: What `nbops.repeat` sets from compiled code.
+decision_variable = _last
 
 
 def available_threads() -> int:
@@ -321,13 +142,13 @@ def last_decision() -> Decision | None:
     return _last.get()
 
 
-def _interpreted(work: Work, asked: _Settings) -> Decision | None:
+def _interpreted(work: Work, asked: Settings) -> Decision | None:
     if not numba.config.DISABLE_JIT:
         return None
     return Decision("python", 1, "no compiler", "NUMBA_DISABLE_JIT is set")
 
 
-def _asked_for(work: Work, asked: _Settings) -> Decision | None:
+def _asked_for(work: Work, asked: Settings) -> Decision | None:
     if asked.target in ("auto", "cpu"):
         return None
     workers = _workers(asked) if asked.target == "parallel" else 1
@@ -336,7 +157,7 @@ def _asked_for(work: Work, asked: _Settings) -> Decision | None:
     return Decision(asked.target, workers, "asked for", f"target {asked.target!r} was asked for")
 
 
-def _worth_the_copy(work: Work, asked: _Settings) -> Decision | None:
+def _worth_the_copy(work: Work, asked: Settings) -> Decision | None:
     if asked.target == "cpu" or not cuda.available():
         return None
     there = cuda.predicted_microseconds(work)
@@ -352,7 +173,7 @@ def _worth_the_copy(work: Work, asked: _Settings) -> Decision | None:
     )
 
 
-def _small(work: Work, asked: _Settings) -> Decision | None:
+def _small(work: Work, asked: Settings) -> Decision | None:
     workers = _workers(asked)
     limit = int(cpu.STATE[cpu.BREAK_EVEN])
     if workers > 1 and work.serial_nanoseconds >= limit:
@@ -368,13 +189,13 @@ def _small(work: Work, asked: _Settings) -> Decision | None:
     )
 
 
-def _one_item(work: Work, asked: _Settings) -> Decision | None:
+def _one_item(work: Work, asked: Settings) -> Decision | None:
     if work.items > 1 or work.divisible:
         return None
     return Decision("serial", 1, "one item", "there is one item, and its loop can't be shared between cores")
 
 
-def _large(work: Work, asked: _Settings) -> Decision:
+def _large(work: Work, asked: Settings) -> Decision:
     return Decision(
         "parallel",
         _workers(asked),
@@ -384,7 +205,7 @@ def _large(work: Work, asked: _Settings) -> Decision:
     )
 
 
-RULES: tuple[Callable[[Work, _Settings], Decision | None], ...] = (
+RULES: tuple[Callable[[Work, Settings], Decision | None], ...] = (
     _interpreted,
     _asked_for,
     _worth_the_copy,
@@ -394,7 +215,7 @@ RULES: tuple[Callable[[Work, _Settings], Decision | None], ...] = (
 )
 
 
-def _workers(asked: _Settings) -> int:
+def _workers(asked: Settings) -> int:
     if not cpu.STATE[cpu.BREAK_EVEN]:
         start()
     available = 1 if cpu.STATE[cpu.FORKED] else min(int(cpu.STATE[cpu.WORKERS]), cpu.thread_limit())
@@ -418,7 +239,7 @@ def choose(work: Work, target: str | None = None) -> Decision:
     """
     asked = settings()
     if target is not None:
-        asked = asked._replace(target=_checked(target, "target"))
+        asked = asked._replace(target=checked_target(target, "target"))
     for rule in RULES:
         decision = rule(work, asked)
         if decision is not None:

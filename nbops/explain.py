@@ -11,6 +11,7 @@ import numpy as np
 from nbops import arrays, dispatch, execution, frame
 from nbops.durations import duration
 from nbops.op import Op
+from nbops.settings import recorded
 from nbops.targets import cpu, cuda
 
 __all__ = ["Explanation", "Explanations", "explain"]
@@ -157,7 +158,7 @@ def explain_calls(
         calls.append(explanation)
         return results[0] if len(results) == 1 else tuple(results)
 
-    with dispatch.recorded(record):
+    with recorded(record):
         function(*operands, **keywords)
     return calls
 

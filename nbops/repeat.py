@@ -30,6 +30,7 @@ from numba import types
 from numpy import ndarray
 
 from nbops import compiler, dispatch, frame
+from nbops.settings import settings_variable
 from nbops.targets import cpu
 from nbops.targets.calls import call_word
 from nbops.targets.tasks import call_task, frame_pointer
@@ -326,7 +327,7 @@ class ShortWay:
             id(tuple),
             id(None),
             cpu.state_address + 8 * cpu.IN_USE,
-            id(dispatch.settings_variable),
+            id(settings_variable),
             id(dispatch.decision_variable),
             self._scratch.ctypes.data,
             0,

@@ -27,11 +27,11 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cpu, "thread_limit", lambda: 64)
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 0)
     monkeypatch.delenv("NBOPS_TARGET", raising=False)
-    dispatch._settings_from_environment.cache_clear()
-    token = dispatch._settings.set(None)
+    nbops.settings._settings_from_environment.cache_clear()
+    token = nbops.settings._settings.set(None)
     yield
-    dispatch._settings.reset(token)
-    dispatch._settings_from_environment.cache_clear()
+    nbops.settings._settings.reset(token)
+    nbops.settings._settings_from_environment.cache_clear()
     cpu.STATE[:] = before
 
 
@@ -136,7 +136,7 @@ def test_blocks_nest_and_inherit() -> None:
         assert dispatch.settings().target == "serial"
     settings = dispatch.settings()
     assert (settings.target, settings.threads, settings.strict) == ("auto", None, False)
-    assert dispatch._settings.get() is None
+    assert nbops.settings._settings.get() is None
 
 
 def test_a_block_ends_with_an_exception_too() -> None:
@@ -255,15 +255,15 @@ def test_settings_of_a_gpu() -> None:
 
 def test_the_environment_chooses_outside_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBOPS_TARGET", "python")
-    dispatch._settings_from_environment.cache_clear()
+    nbops.settings._settings_from_environment.cache_clear()
     assert choose(LARGE).target == "python"
     with use("serial"):
         assert choose(LARGE).target == "serial"
     monkeypatch.setenv("NBOPS_TARGET", "")
-    dispatch._settings_from_environment.cache_clear()
+    nbops.settings._settings_from_environment.cache_clear()
     assert choose(LARGE).target == "parallel"
     monkeypatch.setenv("NBOPS_TARGET", "quick")
-    dispatch._settings_from_environment.cache_clear()
+    nbops.settings._settings_from_environment.cache_clear()
     with pytest.raises(ValueError, match="NBOPS_TARGET: unknown target 'quick'; expected one of auto, cpu"):
         choose(LARGE)
 

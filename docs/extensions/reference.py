@@ -74,7 +74,7 @@ def page(home: str, paths: list[str]) -> str:
 
 def heading(home: str) -> str:
     """A module that users import by its name; of the others, what they are about."""
-    return home if home in PUBLIC else home.rsplit(".", 1)[1].capitalize()
+    return home if home in PUBLIC else home.rsplit(".", 1)[1].replace("_", " ").capitalize()
 
 
 def index(pages: dict[str, list[str]]) -> str:

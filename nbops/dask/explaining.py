@@ -14,6 +14,7 @@ import numpy as np
 from nbops import arrays, dispatch
 from nbops.dask import arranged, call, types_of, workers
 from nbops.dask.chunks import agree, is_unknown
+from nbops.settings import recording
 from nbops.targets import cuda
 
 if TYPE_CHECKING:
@@ -108,11 +109,11 @@ def _shown(shape: Sequence[int]) -> str:
 
 def results(op: Op, operands: Sequence[Any], axes: Axes | None, target: str | None) -> Any:
     """The call's lazy results, for what is to be explained next; no recorder hears of the call."""
-    token = dispatch.recording.set(None)
+    token = recording.set(None)
     try:
         return call(op, operands, axes, target)
     finally:
-        dispatch.recording.reset(token)
+        recording.reset(token)
 
 
 def explain(op: Op, operands: Sequence[Any], axes: Axes | None, target: str | None) -> ChunkedExplanation:

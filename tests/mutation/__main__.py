@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = [
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "nbops/ops").glob("[a-z]*.py")),
     "nbops/dispatch.py",
+    "nbops/settings.py",
 ]
 TESTS = [
     "tests/test_interpreted.py",
@@ -53,7 +54,7 @@ TESTS = [
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("modules", nargs="*", default=MODULES, help="all of nbops/ops and nbops/dispatch.py")
+    parser.add_argument("modules", nargs="*", default=MODULES, help="nbops/ops and the dispatcher")
     parser.add_argument("--sample", type=int, default=300, metavar="N", help="how many; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
