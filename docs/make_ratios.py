@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,7 @@ def by_group(report: Report | None) -> str:
         return NOTHING
     rows = []
     for name, group in report["groups"].items():
-        if group["rated"]:
+        if group["rated"] and name not in (first["group"] for first in first_steps(report)):
             p10, median = group["p10"], group["median"]
             rows.append(
                 (
@@ -57,7 +58,7 @@ def by_group(report: Report | None) -> str:
                 )
             )
     heads = ("workloads", ">number", ">mean at p10", ">mean at median", "least at p10")
-    return f"{table(heads, rows)}\n\n{conditions(report)}"
+    return "\n\n".join([table(heads, rows), *seconds(report), conditions(report)])
 
 
 def by_workload(report: Report | None) -> str:
@@ -66,6 +67,8 @@ def by_workload(report: Report | None) -> str:
         return NOTHING
     rows = []
     for workload in report["workloads"]:
+        if workload["fresh_process"]:
+            continue
         ours = workload["results"].get("nbops", {})
         time = duration(ours["p10_ns"]) if "p10_ns" in ours else ""
         best = workload["best"]
@@ -76,7 +79,31 @@ def by_workload(report: Report | None) -> str:
         ratios = (shown(best[key]["ratio"]) for key in ("p10", "median"))
         rows.append((workload["name"], time, *ratios, " / ".join(peers)))
     heads = ("workload", ">nbops, p10", ">ratio at p10", ">ratio at median", "best peer")
-    return f"{table(heads, rows)}\n\n{conditions(report)}"
+    return "\n\n".join([table(heads, rows), *seconds(report), conditions(report)])
+
+
+def first_steps(report: Report) -> list[Report]:
+    """The workloads that are the first call of a process."""
+    return [workload for workload in report["workloads"] if workload["fresh_process"]]
+
+
+def seconds(report: Report) -> list[str]:
+    """The first training step of a process: beside a library that compiles nothing a ratio says little."""
+    steps = first_steps(report)
+    rows = []
+    for library in report["libraries"]:
+        cells = [step["results"].get(library, {}) for step in steps]
+        if cells and all(cell.get("status") == "ok" for cell in cells):
+            times = [time for c in cells for time in (statistics.median(c["load_s"]), c["p10_ns"] / 1e9)]
+            rows.append((library, *(f"{time:.2g} s" if time >= 1e-3 else "0 s" for time in times)))
+    if not rows:
+        return []
+    heads = [f">{part}, {step['fresh_process']}" for step in steps for part in ("imports", "first step")]
+    title = (
+        "The first training step of a process, where an earlier one left what it compiled (cached) and where "
+        "none did (cold). NumPy and PyTorch compile nothing for it; NumPy was imported before:"
+    )
+    return [title, table(("library", *heads), rows)]
 
 
 def constants(_report: Report | None) -> str:

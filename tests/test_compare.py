@@ -276,8 +276,13 @@ def test_training_step_of_tensorflow_nbops_and_numpy_agree() -> None:
 def test_first_step_is_taken_in_new_processes() -> None:
     chosen = select(workloads(small=True), "first step")
     settings = Settings(rounds=1, fresh_rounds=2, settle_ms=0, small=True)
-    rows = compare(chosen, {"numpy": PEERS["numpy"]}, settings)["workloads"]
+    report = compare(chosen, {"numpy": PEERS["numpy"]}, settings)
+    rows = report["workloads"]
     assert [row["fresh_process"] for row in rows] == ["cached", "cold"]
+    assert report["groups"] == {}, "they are told in seconds, not rated"
+    _, times, ratios, groups = table.sections(report)
+    assert len(times.rows) == 2
+    assert ratios.rows == groups.rows == []
     for row in rows:
         assert len(row["results"]["numpy"]["samples_ns"]) == len(row["results"]["numpy"]["load_s"]) == 2
         assert row["refused"] == "nbops was not asked for"

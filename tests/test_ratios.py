@@ -55,6 +55,30 @@ def test_a_report_becomes_tables(make_ratios: Any, report: Any) -> None:
         assert f"| {row['best']['p10']['ratio']:.2f} |" in line
 
 
+def test_first_steps_are_told_in_seconds(make_ratios: Any, report: Any) -> None:
+    """A ratio to a library that compiles nothing says little."""
+    first = {
+        **report["workloads"][0],
+        "name": "first training step of a process, cold",
+        "group": "first step",
+        "fresh_process": "cold",
+        "results": {
+            "nbops": {"status": "ok", "load_s": [2.0, 1.0, 9.0], "p10_ns": 9.4e9},
+            "numpy": {"status": "ok", "load_s": [0.0], "p10_ns": 4.2e6},
+            "numexpr": {"status": "unsupported"},
+        },
+    }
+    groups = {**report["groups"], "first step": report["groups"]["small pair"]}
+    more = {**report, "workloads": [*report["workloads"], first], "groups": groups}
+    for make in (make_ratios.by_group, make_ratios.by_workload):
+        lines = make(more).splitlines()
+        assert "| library | imports, cold | first step, cold |" in lines
+        assert "| nbops | 2 s | 9.4 s |" in lines
+        assert "| numpy | 0 s | 0.0042 s |" in lines
+        assert not any(line.startswith(("| first", "| numexpr")) for line in lines)
+        assert "library" not in make(report)
+
+
 def test_a_refused_ratio_is_told(make_ratios: Any, report: Any) -> None:
     row = {**report["workloads"][0], "best": None, "refused": "numpy: not installed"}
     text = make_ratios.by_workload({**report, "workloads": [row]})

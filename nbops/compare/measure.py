@@ -200,10 +200,14 @@ def _refusal(cells: dict[str, Cell], ours_missing: bool) -> str:
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, Any]:
-    """Per group, the geometric mean of the ratios to each row's best peer, and the worst of them."""
+    """Per group, the geometric mean of the ratios to each row's best peer, and the worst of them.
+
+    First steps have none: beside a library that compiles nothing a ratio says little, seconds say all.
+    """
     groups: dict[str, Any] = {}
-    for name in dict.fromkeys(row["group"] for row in rows):
-        members = [row for row in rows if row["group"] == name]
+    steady = [row for row in rows if not row["fresh_process"]]
+    for name in dict.fromkeys(row["group"] for row in steady):
+        members = [row for row in steady if row["group"] == name]
         rated = [row for row in members if row["best"]]
         group: dict[str, Any] = {"workloads": len(members), "rated": len(rated)}
         for key in ("p10", "median") if rated else ():

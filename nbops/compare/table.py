@@ -104,6 +104,8 @@ def _times(report: Report) -> Section:
 def _ratios(report: Report) -> Section:
     rows: list[tuple[str, ...]] = []
     for workload in report["workloads"]:
+        if workload["fresh_process"]:  # their times are told, not rated
+            continue
         best = workload["best"]
         if best is None:
             rows.append((workload["name"], "", "", f"no ratio: {workload['refused']}"))
