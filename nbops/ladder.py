@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import html
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -216,7 +217,10 @@ def _show_source(source: str, file: Any) -> None:
     except ImportError:
         print(source, end="\n\n", file=file)
         return
-    Console(file=file).print(Syntax(source, "python", theme="ansi_dark", background_color="default"))
+    stream = sys.stdout if file is None else file
+    code = Syntax(source, "python", theme="ansi_dark", background_color="default", word_wrap=True)
+    # In a file or a pipe there is no width to keep to.
+    Console(file=stream, width=None if stream.isatty() else 200).print(code)
 
 
 # ---- measuring --------------------------------------------------------------------------------------
@@ -276,6 +280,8 @@ def ladder(op: Any, *shapes: Sequence[int], dtype: str = "float32", seconds: flo
     notes = ["The error is against the same loop in float64."]
     if rungs[0].shapes != given:
         notes.append("The interpreter ran a smaller size; its speed-up counts work for work.")
+    if max(rung.share for rung in rungs) > 1.05:
+        notes.append("Above 100 %: the arrays fit a cache, or other work ran while the ceiling was measured.")
     on_gpu = run_on_gpu(found)
     if on_gpu:
         rungs.append(_climb(found, "cuda", on_gpu, given, dtype, seconds, limits, by_memory, rungs))

@@ -107,6 +107,22 @@ def test_it_shows_the_loop_and_a_line_for_each_rung(small: dict[str, Ladder]) ->
     assert "Parameters" not in text
 
 
+def test_a_loop_is_shown_whole(capsys: pytest.CaptureFixture[str], small: dict[str, Ladder]) -> None:
+    """The summary of relu's formula is longer than the 80 columns that are taken for a pipe's width."""
+    small["relu"].show()
+    assert max(map(len, small["relu"].source.splitlines())) > 80
+    shown = "".join(capsys.readouterr().out.split())
+    assert "".join(small["relu"].source.split()) in shown
+
+
+def test_a_rung_above_the_ceiling_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work may have run while the ceiling was measured."""
+    monkeypatch.setattr(ceilings, "measure", lambda dtype: ceilings.Ceilings(1.0, 1.0))
+    assert "Above 100 %" in str(nbops.ladder("relu", (16, 20), seconds=0.001))
+    monkeypatch.setattr(ceilings, "measure", lambda dtype: ceilings.Ceilings(1e20, 1e20))
+    assert "Above 100 %" not in str(nbops.ladder("relu", (16, 20), seconds=0.001))
+
+
 def test_without_a_gpu_an_emulated_one_counts(small: dict[str, Ladder]) -> None:
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     if cuda.available():
