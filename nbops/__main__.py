@@ -242,6 +242,7 @@ def _add_calibrate(commands: Any) -> None:
 
 def _calibrate(options: argparse.Namespace) -> int:
     import nbops
+    from nbops.calibration import SHIPPED, file
     from nbops.durations import duration
 
     result = nbops.calibrate()
@@ -252,6 +253,12 @@ def _calibrate(options: argparse.Namespace) -> int:
     else:
         limit = duration(result["break_even_ns"])
         print(f"{result['layer']}, {result['threads']} threads: parallel from {limit} of work")
+        usual = SHIPPED.get(result["layer"], sys.maxsize)
+        if result["break_even_ns"] > 20 * usual:
+            print(
+                f"The usual figure is {duration(usual)}. Was the machine busy? Then run it again, idle, or "
+                f"delete {file()}"
+            )
     if not options.json and "cuda" in result:
         gpu = result["cuda"]
         print(

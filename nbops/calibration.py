@@ -21,7 +21,7 @@ import numpy as np
 from nbops.files import replacing
 from nbops.targets import cpu, cuda
 
-__all__ = ["break_even", "calibrate", "file"]
+__all__ = ["SHIPPED", "break_even", "calibrate", "file"]
 
 #: Measured on 2 cores of x86-64 with Numba 0.68: the serial time that a parallel launch must be worth.
 SHIPPED = {"pool": 8_000, "omp": 10_000, "tbb": 20_000, "workqueue": 1_200_000}

@@ -19,6 +19,7 @@ import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import sys
 import tempfile
@@ -292,6 +293,7 @@ def _tensorflow() -> Iterator[Finding]:
         repair = f'{sys.executable} -m pip install "nbops[tensorflow-cpu]", if you want ops on tensors'
         yield Finding("tensorflow", "absent", "not installed; ops take arrays", repair)
         return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what it says of the CPU is no finding
     import tensorflow as tf
 
     import nbops

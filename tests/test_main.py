@@ -118,6 +118,18 @@ def test_calibrate(
         assert out == "omp, 2 threads: parallel from 12 µs of work\n"
 
 
+def test_a_figure_of_a_busy_machine_is_doubted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = {"layer": "pool", "threads": 2, "break_even_ns": 1_240_000, "samples": []}
+    monkeypatch.setattr("nbops.calibrate", lambda: result)
+    assert main(["calibrate"]) == 0
+    figure, doubt = capsys.readouterr().out.splitlines()
+    assert figure == "pool, 2 threads: parallel from 1.24 ms of work"
+    assert doubt.startswith("The usual figure is 8 µs. Was the machine busy?")
+    assert doubt.endswith("calibration.json")
+
+
 def test_compare_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--list", "--only", "vecdot"]) == 0
     assert capsys.readouterr().out == "vecdot 100000000 float32\n"
