@@ -57,6 +57,7 @@ SMALLER = {
 }
 #: What cannot run here, and where it does.
 ELSEWHERE = {
+    ". .venv/bin/activate": "tests/test_commands.py",  # the shell below has one on its PATH
     "make lint": "CI",
     "make docs": "CI",
     "make fuzz": "by hand; 1,500 of its calls in tests/test_fuzz.py",
@@ -189,9 +190,9 @@ def test_what_pip_installs_is_there(command: str) -> None:
     """The package's name and its extras; CI installs them."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    for word in command.removeprefix("pip install ").split():
-        if word.startswith("nbops"):
-            match = re.fullmatch(r"nbops(?:\[(\w[\w-]*)\])?", word)
+    for word in shlex.split(command.removeprefix("pip install ")):
+        if word.startswith(("nbops", ".")):
+            match = re.fullmatch(r"(?:nbops|\.)(?:\[(\w[\w-]*)\])?", word)
             assert match, word
             assert match[1] is None or match[1] in setup["options.extras_require"], word
 
