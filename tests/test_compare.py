@@ -273,6 +273,17 @@ def test_training_step_of_tensorflow_nbops_and_numpy_agree() -> None:
         assert set(row["ratios"]) == {"numpy", "tensorflow", "keras"}, row["results"]
 
 
+def test_a_cell_of_two_lines_goes_on_below_itself() -> None:
+    rows = [("slow", "threads", "workqueue\n→ install tbb"), ("ok", "cache", "")]
+    assert table.plain(table.Section("doctor", ("verdict", "what", "found"), rows)).splitlines() == [
+        "doctor",
+        "verdict  what     found",
+        "slow     threads  workqueue",
+        "                  → install tbb",
+        "ok       cache",
+    ]
+
+
 def test_first_step_is_taken_in_new_processes() -> None:
     chosen = select(workloads(small=True), "first step")
     settings = Settings(rounds=1, fresh_rounds=2, settle_ms=0, small=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, NamedTuple, TextIO
 
 from nbops.compare.measure import OURS
@@ -167,7 +168,9 @@ def plain(section: Section) -> str:
     add      1 µs
     matmul  12 µs
     """
-    lines = [tuple(column.removeprefix(">") for column in section.columns), *section.rows]
+    # A cell of several lines goes on below itself.
+    rows = [part for row in section.rows for part in zip_longest(*map(str.splitlines, row), fillvalue="")]
+    lines = [tuple(column.removeprefix(">") for column in section.columns), *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = [column.startswith(">") for column in section.columns]
     text = [
