@@ -252,8 +252,12 @@ def mean(x: Any, axis: Any, keepdims: bool) -> Any:
         )
     total = sum_over(wide, axis, keepdims=keepdims)
     lengths = tf.shape(x) if axis is None else tf.gather(tf.shape(x), tf.reshape(axis, [-1]) % tf.rank(x))
-    result = divide(total, tf.cast(tf.reduce_prod(lengths), wide.dtype))
-    return tf.cast(result, x.dtype)
+    count = tf.cast(tf.reduce_prod(lengths), wide.dtype)
+    if x.shape.is_fully_defined() and x.shape.num_elements():
+        return tf.cast(divide(total, count), x.dtype)
+    # Where nothing is averaged the result is NaN, but not as 0 / 0, whose gradient has a gradient of NaN.
+    average = divide(total, tf.maximum(count, 1))
+    return tf.cast(tf.where(count > 0, average, tf.constant(np.nan, wide.dtype)), x.dtype)
 
 
 if uses_registered_ops:

@@ -26,6 +26,10 @@ def along(value: Callable[[float], float]) -> float:
 
 def expect_derivative(gradient: Any, direction: Array, value: Callable[[float], float], what: str) -> None:
     """Raise unless ``Σ gradient · direction`` is the derivative of `value` at 0."""
+    if np.shape(gradient) != direction.shape:
+        fail(f"{what}: its shape is {np.shape(gradient)}; expected {direction.shape}")
+    if not direction.size:  # nothing can be moved, even if the value is NaN, as a mean of nothing is
+        return
     expected = along(value)
     terms = widen(gradient) * direction
     scale = max(1.0, float(np.abs(terms).sum()), abs(value(0.0)))

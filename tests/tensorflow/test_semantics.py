@@ -129,6 +129,31 @@ def test_sums_of_lengths_that_are_not_known(known: Any, axis: Any) -> None:
     np.testing.assert_array_equal(gradient, np.ones(x.shape))
 
 
+@pytest.mark.parametrize("known", [(0, 2), (None, 2), (None, None)], ids=str)
+def test_a_mean_of_nothing_is_nan_and_has_gradients_without_nan(known: Any) -> None:
+    """As TensorFlow's own: there is nothing to move, in the second order either."""
+
+    def orders(mean: Any) -> Any:
+        @as_written(input_signature=[tf.TensorSpec(known, tf.float64), tf.TensorSpec([1, 2], tf.float64)])
+        def step(x: Any, upstream: Any) -> Any:
+            with tf.GradientTape() as outer:
+                outer.watch(upstream)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    average = mean(x)
+                gradient = inner.gradient(average, x, upstream)
+                total = tf.reduce_sum(gradient)
+            return average, gradient, outer.gradient(total, upstream)
+
+        return step(tf.zeros((0, 2), tf.float64), tf.ones((1, 2), tf.float64))
+
+    ours = orders(lambda x: nbops.mean(x, axis=0, keepdims=True))
+    theirs = orders(lambda x: tf.reduce_mean(x, axis=0, keepdims=True))
+    assert np.isnan(ours[0]).all()
+    for own, wanted in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(own, wanted)
+
+
 @pytest.mark.parametrize("known", ["none", "all", "the array's", "the row's", "the row's rank only"])
 def test_gradients_of_a_repeated_row(known: str) -> None:
     """Whichever of the two shapes is known, the row's gradient is summed over what it was repeated along."""

@@ -345,6 +345,23 @@ def a_gradient_that_stops() -> dict[str, Any]:
     return on_tensors(stopped)
 
 
+@breaks("tape")
+def a_gradient_with_an_axis_too_many() -> dict[str, Any]:
+    """Its numbers are right."""
+
+    def same(x: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.identity(x), lambda dout: dout[None]
+
+    def one_too_many(x: Any) -> Any:
+        import tensorflow as tf
+
+        return nbops.relu(tf.custom_gradient(same)(x))
+
+    return on_tensors(one_too_many)
+
+
 @breaks("second_order")
 def a_gradient_that_is_a_constant() -> dict[str, Any]:
     """The first order is right; the tape can't see where it came from."""
