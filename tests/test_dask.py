@@ -520,6 +520,22 @@ def test_explain_follows_a_function_of_ops(monkeypatch: pytest.MonkeyPatch) -> N
     assert [(step.op, step.chunks) for step in dense.steps] == [("matmul", 4), ("add_relu", 2)]
 
 
+def test_a_call_becomes_the_quickest_ops() -> None:
+    """Others would give the same numbers."""
+
+    def ops(function: Any, *operands: Any, **keywords: Any) -> list[str]:
+        return [call.op for call in nbops.explain(function, *operands, **keywords).calls]
+
+    x, w = da.ones((4, 8), chunks=(2, 8)), da.ones((8, 3))
+    assert ops(nbops.sum, da.ones((4, 6, 3)), axis=(0, 1)) == ["sum_rows", "sum_rows"]
+    some, rows, columns = w[:, :1], w[w.sum(1) > 0], w[:, w.sum(0) > 0]
+    for weights in (w, some, rows, da.stack([rows, rows]), np.ones((8, 3))):
+        assert ops(nbops.dense, x, weights, None, "relu") == ["dense_relu"]
+    assert ops(nbops.dense, np.ones((4, 8)), np.ones((8, 3)), None, "relu") == ["dense_relu"]
+    assert ops(nbops.dense, x, columns, None, "relu") == ["matmul", "relu"]  # how long is a bias of zeros?
+    np.testing.assert_array_equal(nbops.dense(x, columns, None, "relu"), np.full((4, 3), 8.0))
+
+
 # ---- odds and ends ------------------------------------------------------------------------------------
 
 

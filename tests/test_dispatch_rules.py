@@ -178,7 +178,7 @@ def test_settings_hold_elsewhere() -> None:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A GPU that takes as many microseconds as the list says."""
-    there = [1.0]
+    there = [4.0]
     monkeypatch.setattr(cuda, "available", lambda: True)
     monkeypatch.setattr(cuda, "predicted_microseconds", lambda work: there[0])
     monkeypatch.setattr(dispatch, "_warned", set())
@@ -187,7 +187,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_what_is_worth_the_copy_goes_to_the_gpu(gpu: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose(LARGE) == Decision(
-        "cuda", 1, "worth the copy", "about 1 µs on the GPU with 80,000 bytes to copy, 12.5 µs on the CPU"
+        "cuda", 1, "worth the copy", "about 4 µs on the GPU with 80,000 bytes to copy, 12.5 µs on the CPU"
     )
     assert choose(LARGE, "cpu").rule == "large"
     gpu[0] = 12.5
