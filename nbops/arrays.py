@@ -180,6 +180,11 @@ def checked_out(
     for array, shape, dtype in zip(results, shapes, dtypes, strict=True):
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{name}: out is a {type(array).__name__}; expected an ndarray")
+        if isinstance(array, np.ma.MaskedArray) or _has_own_arithmetic(array):
+            raise TypeError(
+                f"{name}: out is a {type(array).__name__}, whose own arithmetic or mask would be ignored; "
+                "pass np.asarray(out)"
+            )
         if array.shape != shape:
             raise ValueError(f"{name}: out is {array.shape}; the result's shape is {shape}")
         if not array.flags.writeable:

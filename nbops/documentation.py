@@ -85,9 +85,10 @@ def _parameters(written: str, arguments: Sequence[str], signature: Signature, dt
         f"    Where to write the result{'s' if several else ''}; may not be given with tensors.",
         "axes": "list of tuple of int, optional\n"
         "    Where each operand, and then the result, keeps its core axes; the last ones unless given.",
+        "axis": "int, optional\n    The core axis of every operand; `axes` can tell them apart.",
         "target": "str, optional\n    See `nbops.use`.",
     }
-    entries += [f"{name} : {text}" for name, text in keywords.items() if name not in named]
+    entries += [f"{name} : {keywords[name]}" for name in signature.keywords if name not in named]
     return "\n".join(entries)
 
 

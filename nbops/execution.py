@@ -95,6 +95,24 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
 # ---- axes -------------------------------------------------------------------------------------------
 
 
+def along(op: Op, axis: int, axes: Axes | None) -> Axes:
+    """``axis=`` as `axes`: of operands with one core axis each, that one.
+
+    Raises
+    ------
+    TypeError
+        When `axes` came too, or an operand has several core axes or none.
+    """
+    if axes is not None:
+        raise TypeError(f"{op.name}: axis= and axes= came; expected one of them")
+    if not op.signature.is_of_vectors:
+        raise TypeError(
+            f"{op.name}: axis= is for operands with one axis each in the signature, which is {op.signature}; "
+            "use axes="
+        )
+    return [(axis,) * len(own) for own in op.signature.operands]
+
+
 def normalize_axes(op: Op, axes: Axes) -> list[tuple[int, ...]]:
     """`axes` as one tuple per operand; outputs without core axes may be left out.
 

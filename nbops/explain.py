@@ -131,6 +131,7 @@ def explain(function: Callable[..., Any], *operands: Any, target: str | None = N
         if keywords:
             raise TypeError(f"explain: {function.name} takes no {next(iter(keywords))} here")
         function.check_count(operands)
+        function = function.chosen_for(operands)
         if any(arrays.is_dask(x) for x in operands):
             from nbops.dask import explaining
 

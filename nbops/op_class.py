@@ -27,7 +27,8 @@ registry: dict[str, Op] = {}
 on_definition: list[Callable[[Op], None]] = []
 
 GradientRule = Callable[..., Any]
-
+#: For the operands' numbers of axes, the op that takes the call, or None.
+ForRanks = Callable[..., "Op | None"]
 #: The byte codes of raise and assert.
 _RAISING = {opcode.opmap["RAISE_VARARGS"], opcode.opmap["RERAISE"]}
 
@@ -101,6 +102,7 @@ class Op:
         self.formula = formula
         self.in_place = in_place
         self.rule: GradientRule | None = None
+        self.for_ranks: ForRanks | None = None
         self.pieces = Pieces()
         self.labels: Labels | None = None
         self.n_inputs = len(signature.inputs)
@@ -193,6 +195,24 @@ class Op:
         self.pieces = self.pieces._replace(rule=rule)
         return rule
 
+    def fewer_axes(self, choose: ForRanks) -> ForRanks:
+        """Register ``choose(*ranks)``: the op for arrays with fewer axes than the signature has, or None."""
+        self.for_ranks = choose
+        return choose
+
+    def chosen_for(self, operands: Sequence[Any]) -> Op:
+        """The op that takes a call on these operands: this one, unless arrays have fewer axes.
+
+        Tensors are TensorFlow's, whose ops take as many axes as they say.
+        """
+        if self.for_ranks is None or any(arrays.is_tensorflow(x) for x in operands):
+            return self
+        try:
+            ranks = [arrays.rank(x) for x in operands]
+        except ValueError:  # a list that is no array: told later, in words
+            return self
+        return self.for_ranks(*ranks) or self
+
     def labelled(self, label: str, axis: str) -> None:
         """Say that the int64 operand `label` counts along a core axis, ``labelled("label", "n")``.
 
@@ -208,9 +228,16 @@ class Op:
         *operands: Any,
         out: Any = None,
         axes: Axes | None = None,
+        axis: int | None = None,
         target: str | None = None,
+        **unknown: Any,
     ) -> Any:
         """The call, whatever the operands are; `nbops.repeat` has a shorter way for some."""
+        if unknown:
+            known = ", ".join(self.signature.keywords)
+            raise TypeError(f"{self.name}: there is no {next(iter(unknown))}=; there are {known}")
+        if axis is not None:
+            axes = execution.along(self, axis, axes)
         return self._call_any(operands, out, axes, target)
 
     __call__ = call_any_way
@@ -234,6 +261,10 @@ class Op:
 
     def _call_any(self, operands: tuple[Any, ...], out: Any, axes: Axes | None, target: str | None) -> Any:
         self.check_count(operands)
+        if self.for_ranks is not None and axes is None:
+            chosen = self.chosen_for(operands)
+            if chosen is not self:
+                return chosen(*operands, out=out, target=target)
         record = recorder()
         if record is not None:
             return record(self, operands, axes)
@@ -291,6 +322,9 @@ class Op:
         >>> pullback(np.ones(2))
         (array([10., 10.]), np.float64(5.0))
         """
+        chosen = self.chosen_for(operands)
+        if chosen is not self:
+            return chosen.vjp(*operands)
         out = self(*operands)
         outputs = out if isinstance(out, tuple) else (out,)
 
@@ -362,7 +396,7 @@ def _signature(op: Op) -> inspect.Signature:
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in op.arguments]
     keywords = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in ("out", "axes", "target")
+        for name in op.signature.keywords
     ]
     return inspect.Signature([*parameters, *keywords])
 
@@ -380,7 +414,7 @@ def _check_definition(name: str, arguments: tuple[str, ...], written: Callable[.
     own = registry.get(name)
     if own is not None and _is_ours(own.__module__) and not _is_ours(written.__module__ or ""):
         raise ValueError(f"{name!r} is the name of an op of nbops; give yours another with name=")
-    taken = {"out", "axes", "target"} & set(arguments)
+    taken = {"out", "axes", "axis", "target"} & set(arguments)
     if taken:
         raise ValueError(f"{name}: an input is called {min(taken)!r}, a keyword of every op; rename it")
     if not _RAISING.isdisjoint(written.__code__.co_code[::2]):

@@ -94,6 +94,16 @@ class Signature:
         return not self.axis_names
 
     @cached_property
+    def is_of_vectors(self) -> bool:
+        """Whether every input has one core axis, and no output has more."""
+        return all(len(own) == 1 for own in self.inputs) and all(len(own) < 2 for own in self.outputs)
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """What an op of this signature takes by keyword."""
+        return ("out", "axes", "axis", "target") if self.is_of_vectors else ("out", "axes", "target")
+
+    @cached_property
     def table(self) -> np.ndarray:
         """The signature as the numbers that compiled code reads; see `nbops.frame`."""
         return frame.signature_table(

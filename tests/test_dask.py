@@ -536,6 +536,21 @@ def test_a_call_becomes_the_quickest_ops() -> None:
     np.testing.assert_array_equal(nbops.dense(x, columns, None, "relu"), np.full((4, 3), 8.0))
 
 
+def test_products_of_vectors() -> None:
+    """`nbops.matmul` with arrays of one axis, and `axis=`."""
+    a, x = np.arange(6.0).reshape(2, 3), np.arange(3.0)
+    lazy = da.from_array(a, chunks=(1, 2))
+    for operands, wanted in (((lazy, x), a @ x), ((x, lazy.T), a @ x), ((lazy[0], x), a[0] @ x)):
+        result = nbops.matmul(*operands)
+        assert arrays.is_dask(result)
+        np.testing.assert_allclose(result, wanted, rtol=1e-14)
+    np.testing.assert_allclose(nbops.vecdot(lazy, lazy, axis=0), (a * a).sum(0), rtol=1e-14)
+    np.testing.assert_array_equal(nbops.sum(lazy, axis=0, dtype="int32"), np.array([3, 5, 7], "int32"))
+    assert nbops.explain(nbops.matmul, lazy, x).op == "matvec"
+    with pytest.raises(TypeError, match="reshape: copy= does not go with Dask arrays"):
+        nbops.reshape(lazy, 6, copy=True)
+
+
 # ---- odds and ends ------------------------------------------------------------------------------------
 
 

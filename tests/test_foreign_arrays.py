@@ -116,6 +116,14 @@ def test_classes_that_override_ufuncs_are_refused(value: Any) -> None:
     assert nbops.add(np.array(value), 1.0).tolist() == (np.asarray(value).view(np.ndarray) + 1).tolist()
 
 
+@pytest.mark.parametrize("out", [np.ma.zeros(2), np.zeros(2).view(Celsius)], ids=lambda x: type(x).__name__)
+def test_results_go_into_no_such_arrays(out: Any) -> None:
+    for function in (lambda: nbops.add(np.ones(2), 1.0, out=out), lambda: nbops.sum(np.eye(2), 0, out=out)):
+        with pytest.raises(TypeError, match=r"out is a \w+, whose own arithmetic or mask would be ignored"):
+            function()
+    assert np.asarray(out).tolist() == [0, 0]
+
+
 class Meters(enum.IntEnum):
     ONE = 1
 

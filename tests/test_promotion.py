@@ -110,10 +110,10 @@ STANDARD = {
     **dict.fromkeys(("add", "subtract", "multiply", "divide", "maximum", "minimum"), "x, y"),
     **dict.fromkeys(("negative", "exp", "log", "sqrt", "tanh"), "x"),
     "matmul": "a, b",
-    "vecdot": "x, y",
-    "sum": "x, *, axis, keepdims",
+    "vecdot": "x, y, *, axis",
+    "sum": "x, *, axis, dtype, keepdims",
     "mean": "x, *, axis, keepdims",
-    "reshape": "x, shape",
+    "reshape": "x, shape, *, copy",
     "broadcast_to": "x, shape",
     "expand_dims": "x, axis",
     "matrix_transpose": "x",
@@ -150,6 +150,69 @@ def test_sums_and_means_of_the_standard() -> None:
     for axis in (2, -3, (0, 0)):
         with pytest.raises(ValueError, match="axis"):
             nbops.sum(np.ones((2, 2)), axis=axis)
+
+
+def test_a_sum_in_another_dtype() -> None:
+    for x in (np.array([100, 100], "int8"), np.array([1.5, 2.5], "float32")):
+        for dtype in ("int8", np.uint8, "float16", float):
+            result = nbops.sum(x, dtype=dtype)
+            assert (result.dtype, result) == (np.dtype(dtype), np.sum(x.astype(dtype), dtype=dtype))
+    for dtype in (bool, complex, object):
+        with pytest.raises(TypeError, match="sum: the result has dtype"):
+            nbops.sum(np.ones(2), dtype=dtype)
+
+
+def test_reshape_copies_when_it_is_asked_to() -> None:
+    x = np.arange(6)
+    for copy, shared in ((None, True), (False, True), (True, False)):
+        result = nbops.reshape(x, (2, 3), copy=copy)
+        assert result.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert np.may_share_memory(result, x) == shared
+    turned = nbops.reshape(x, (2, 3)).T
+    for copy in (None, True):
+        assert nbops.reshape(turned, 6, copy=copy).tolist() == [0, 3, 1, 4, 2, 5]
+    with pytest.raises(ValueError, match=r"no view of x has the shape \(6,\)"):
+        nbops.reshape(turned, 6, copy=False)
+    for copy in (True, False):
+        assert nbops.reshape(np.ones((0, 2)), (2, 0), copy=copy).shape == (2, 0)
+
+
+@pytest.mark.parametrize("target", ["python", "serial"])
+@pytest.mark.parametrize(
+    "shapes", [((3,), (3,)), ((3,), (3, 2)), ((2, 3), (3,)), ((3,), (4, 3, 2)), ((4, 2, 3), (3,))], ids=str
+)
+def test_matmul_takes_vectors(shapes: Any, target: str, rng: np.random.Generator) -> None:
+    a, b = (rng.normal(size=shape) for shape in shapes)
+    wanted = np.matmul(a, b)
+    with nbops.use(target):
+        for result in (
+            nbops.matmul(a, b),
+            nbops.matmul(a.tolist(), b),
+            nbops.matmul(a, b, out=np.empty(wanted.shape)),
+        ):
+            np.testing.assert_allclose(result, wanted, rtol=1e-14)
+            assert np.shape(result) == wanted.shape
+        _, pullback = nbops.matmul.vjp(a, b)
+        da, db = pullback(np.ones_like(wanted))
+    assert nbops.explain(nbops.matmul, a, b).shapes == (*shapes, wanted.shape)
+    # of the sum of all results, which is linear in each operand
+    np.testing.assert_allclose((da * a).sum(), wanted.sum(), rtol=1e-13)
+    np.testing.assert_allclose((db * b).sum(), wanted.sum(), rtol=1e-13)
+    assert (da.shape, db.shape) == shapes
+
+
+def test_axis_of_ops_on_vectors() -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    assert nbops.vecdot(x, x, axis=0).tolist() == [9, 17, 29]
+    assert nbops.vecdot(x, x, axis=-1).tolist() == nbops.vecdot(x, x, axis=None).tolist() == [5, 50]
+    with pytest.raises(TypeError, match=r"matmul: axis= is for operands with one axis each.*use axes="):
+        nbops.matmul(x, x, axis=0)
+    with pytest.raises(TypeError, match="add: axis= is for"):
+        nbops.add(x, x, axis=0)
+    with pytest.raises(TypeError, match="vecdot: axis= and axes= came"):
+        nbops.vecdot(x, x, axis=0, axes=[0, 0])
+    with pytest.raises(ValueError, match="vecdot: axis 2 is out of range"):
+        nbops.vecdot(x, x, axis=2)
 
 
 @pytest.mark.parametrize("target", ["python", "serial"])

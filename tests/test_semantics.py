@@ -205,9 +205,9 @@ ERRORS = {
         "x is (3,) and y is (4,); x.shape[-1] must equal y.shape[-1]",
     ),
     "too few axes": (
-        lambda: nbops.matmul(ONES(3), ONES((3, 2))),
+        lambda: nbops.matmul(ONES(()), ONES(3)),
         ValueError,
-        "a is (3,); it must have at least 2 axes",
+        "a is (); it must have at least 2 axes",
     ),
     "batch axes": (
         lambda: nbops.matmul(ONES((2, 3, 4)), ONES((5, 4, 2))),
@@ -270,6 +270,12 @@ ERRORS = {
         "y_true is (3,) and y_pred is (2, 3); expected one label per prediction",
     ),
     "operands": (lambda: nbops.add(ONES(2)), TypeError, "add: 1 operands came; expected x, y"),
+    "no such keyword": (
+        lambda: nbops.add(ONES(2), ONES(2), where=True),
+        TypeError,
+        "add: there is no where=; there are out, axes, target",
+    ),
+    "axis of two answers": (lambda: nbops.sum(ONES((2, 2)), axis=True), TypeError, "axis is True; expected"),
     "axes": (
         lambda: nbops.matmul(ONES((2, 2)), ONES((2, 2)), axes=[(0, 1)]),
         ValueError,

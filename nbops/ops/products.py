@@ -13,7 +13,7 @@ import numpy as np
 
 from nbops import arrays
 from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes, prange
-from nbops.op import op
+from nbops.op import Op, op
 from nbops.ops.elementwise import multiply
 from nbops.ops.shapes import expand_dims, lengths_of, reshape, shape_of, transpose
 from nbops.tuned import sums_cpu
@@ -139,6 +139,9 @@ def _(x: Any, a: Any, out: Any, dout: Any) -> Any:
 def matmul(a: Array, b: Array, out: Array) -> None:
     """The matrix product, ``out[i, j] = Σ a[i, p] b[p, j]``.
 
+    An array of one axis is a row on the left and a column on the right, as in NumPy, and the result lacks the
+    axis. TensorFlow's matmul takes no such tensors.
+
     Raises
     ------
     ValueError
@@ -169,6 +172,13 @@ def _(dtypes: Dtypes, layout: int) -> Tasks | None:
 
 
 matmul.tune(cuda="nbops.tuned.cuda.products:matmul_plan")
+
+
+@matmul.fewer_axes
+def _(a: int, b: int) -> Op | None:
+    if (a > 1 and b > 1) or 0 in (a, b):
+        return None
+    return matvec if a > 1 else vecmat if b > 1 else vecdot
 
 
 @matmul.gradient

@@ -8,6 +8,7 @@ of the additions depends on the length alone, never on the thread count.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +84,14 @@ def _(x: Any, out: Any, dout: Any) -> Any:
     return broadcast_like(expand_dims(dout, -2), x)
 
 
-def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = False, out: Any = None) -> Any:
+def sum(
+    x: Any,
+    axis: int | Sequence[int] | None = None,
+    *,
+    dtype: Any = None,
+    keepdims: bool = False,
+    out: Any = None,
+) -> Any:
     """The sum over some axes, or all.
 
     Parameters
@@ -92,6 +100,8 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
         Integers narrower than 64 bits are summed in 64, as in NumPy; a TensorFlow tensor keeps its dtype.
     axis : int or sequence of int, optional
         All axes unless given.
+    dtype : dtype, optional
+        To convert `x` to before it is summed.
     keepdims : bool
         Keep the summed axes with length 1.
     out : ndarray, optional
@@ -113,9 +123,14 @@ def sum(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fal
     >>> nbops.sum(np.array([[1.0, 2.0], [3.0, 4.0]]), axis=0)
     array([4., 6.])
     """
-    if not arrays.is_tensorflow(x):
+    if arrays.is_tensorflow(x):
+        x = x if dtype is None else sys.modules["tensorflow"].cast(x, dtype)
+    else:
         x = _as_numbers(x, "sum")
-        if x.dtype.kind in "iu" and x.dtype.itemsize < 8:
+        if dtype is not None:
+            check_real(np.dtype(dtype), "sum", "the result")
+            x = x.astype(dtype, copy=False)
+        elif x.dtype.kind in "iu" and x.dtype.itemsize < 8:
             x = x.astype(np.int64 if x.dtype.kind == "i" else np.uint64)
     shape = shape_of(x, "sum")
     if arrays.is_dask(x):
@@ -141,6 +156,8 @@ def _normalize(axis: int | Sequence[int] | None, ndim: int, name: str) -> list[i
         return list(range(ndim))
     several: Sequence[Any] = axis if isinstance(axis, Sequence) else [axis]
     try:
+        if any(isinstance(i, bool) for i in several):  # NumPy's are no index
+            raise TypeError
         given = [operator.index(i) for i in several]
     except TypeError:
         raise TypeError(f"{name}: axis is {axis!r}; expected an integer, several, or None") from None

@@ -21,7 +21,7 @@ def _tensorflow() -> Any:
     return sys.modules["tensorflow"]
 
 
-def reshape(x: Any, shape: int | Sequence[int]) -> Any:
+def reshape(x: Any, shape: int | Sequence[int], *, copy: bool | None = None) -> Any:
     """The same elements in another shape; a view where NumPy can give one.
 
     Parameters
@@ -30,6 +30,9 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
         Of any dtype.
     shape : int or sequence of int
         One length may be -1: what is left.
+    copy : bool, optional
+        Whether the result has memory of its own; it has where there is no such view, unless given. May not be
+        given with tensors or Dask arrays.
 
     Returns
     -------
@@ -39,7 +42,7 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
     Raises
     ------
     ValueError
-        When the number of elements differs.
+        When the number of elements differs, or for ``copy=False`` where there is no such view.
 
     Examples
     --------
@@ -49,12 +52,20 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Any:
            [3, 4, 5]])
     """
     if arrays.is_tensorflow(x):
+        arrays.refuse_for_tensors("reshape", copy=copy)
         return _tensorflow().reshape(x, [shape] if isinstance(shape, int) else shape)
     if arrays.is_dask(x):
         from nbops import dask
 
+        arrays.refuse_for_lazy("reshape", copy=copy)
         return dask.reshape(x, shape)
-    return np.reshape(arrays.plain(x), shape)
+    array = arrays.plain(x)
+    result = np.reshape(array, shape)
+    if copy is not None and result.size and np.may_share_memory(result, array) == copy:
+        if not copy:
+            raise ValueError(f"reshape: no view of x has the shape {result.shape}; leave copy=False out")
+        return result.copy()
+    return result
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:

@@ -129,6 +129,24 @@ def test_sums_of_lengths_that_are_not_known(known: Any, axis: Any) -> None:
     np.testing.assert_array_equal(gradient, np.ones(x.shape))
 
 
+def test_what_numpy_alone_has() -> None:
+    """TensorFlow's matmul takes no vectors; its sums take no dtype, but casting is a tensor's own way."""
+    vector, matrix = tf.ones(3), tf.ones((3, 2))
+    for operands in (
+        (vector, matrix),
+        (tf.transpose(matrix), vector),
+        (vector, vector),
+        (np.ones(3), matrix),
+    ):
+        with pytest.raises((ValueError, InvalidArgument)):
+            nbops.matmul(*operands)
+    total = nbops.sum(tf.constant([1.5, 2.5]), dtype=tf.float64)
+    assert (total.dtype, float(total)) == (tf.float64, 4.0)
+    assert nbops.vecdot(matrix, matrix, axis=0).numpy().tolist() == [3, 3]
+    with pytest.raises(TypeError, match="reshape: copy= does not go with TensorFlow values"):
+        nbops.reshape(matrix, 6, copy=True)
+
+
 @pytest.mark.parametrize("known", [(0, 2), (None, 2), (None, None)], ids=str)
 def test_a_mean_of_nothing_is_nan_and_has_gradients_without_nan(known: Any) -> None:
     """As TensorFlow's own: there is nothing to move, in the second order either."""
