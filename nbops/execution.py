@@ -7,6 +7,7 @@ Each step is a few lines below, in this order. `nbops.repeat` skips all of them 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -118,10 +119,17 @@ def normalize_axes(op: Op, axes: Axes) -> list[tuple[int, ...]]:
 
     Raises
     ------
+    TypeError
+        For axes that are no integers.
     ValueError
         When there are too few or too many.
     """
-    given = [(own,) if isinstance(own, int) else tuple(own) for own in axes]
+    try:
+        given = [tuple(map(operator.index, own if isinstance(own, Sequence) else [own])) for own in axes]
+    except TypeError:
+        raise TypeError(
+            f"{op.name}: axes is {axes!r}; expected a list with a tuple of integers each"
+        ) from None
     wanted = [len(names) for names in op.signature.operands]
     if len(given) == op.n_inputs and not any(wanted[op.n_inputs :]):
         given += [()] * (len(wanted) - op.n_inputs)
@@ -138,6 +146,10 @@ def check_axes(op: Op, inputs: list[np.ndarray], places: list[tuple[int, ...]]) 
         wrong = [axis for axis in own if not -x.ndim <= axis < x.ndim]
         if wrong:
             raise ValueError(f"{op.name}: axis {wrong[0]} is out of range: {argument} is {x.shape}")
+        if len({axis % x.ndim for axis in own}) < len(own):
+            raise ValueError(
+                f"{op.name}: axes {own} of {argument} name one axis twice; {argument} is {x.shape}"
+            )
 
 
 def core_axes_last(array: np.ndarray, own: tuple[int, ...]) -> np.ndarray:

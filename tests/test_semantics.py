@@ -275,6 +275,26 @@ ERRORS = {
         TypeError,
         "add: there is no where=; there are out, axes, target",
     ),
+    "axes that are no list": (
+        lambda: nbops.vecdot(ONES(2), ONES(2), axes=0),
+        TypeError,
+        "vecdot: axes is 0; expected a list with a tuple of integers each",
+    ),
+    "axes that are no integers": (
+        lambda: nbops.vecdot(ONES(2), ONES(2), axes="01"),
+        TypeError,
+        "vecdot: axes is '01'; expected a list",
+    ),
+    "half an axis": (
+        lambda: nbops.vecdot(ONES(2), ONES(2), axis=0.5),
+        TypeError,
+        "vecdot: axes is [(0.5,), (0.5,), ()]; expected a list",
+    ),
+    "one axis for two": (
+        lambda: nbops.matmul(ONES((2, 2)), ONES((2, 2)), axes=[(0, -2), (0, 1), (0, 1)]),
+        ValueError,
+        "matmul: axes (0, -2) of a name one axis twice; a is (2, 2)",
+    ),
     "axis of two answers": (lambda: nbops.sum(ONES((2, 2)), axis=True), TypeError, "axis is True; expected"),
     "axes": (
         lambda: nbops.matmul(ONES((2, 2)), ONES((2, 2)), axes=[(0, 1)]),
@@ -406,7 +426,8 @@ def test_axes_are_numpys(rng: np.random.Generator) -> None:
         np.matmul(a, b, axes=axes),
         rtol=1e-14,
     )
-    np.testing.assert_allclose(nbops.vecdot(a, a, axes=[0, 0]), (a * a).sum(0), rtol=1e-14)
+    for first in (0, np.int64(0), np.uint8(0)):
+        np.testing.assert_allclose(nbops.vecdot(a, a, axes=[first, first]), (a * a).sum(0), rtol=1e-14)
     out = np.full((2, 4, 5), NAN)
     assert nbops.matmul(a, b, axes=axes, out=out) is out
     np.testing.assert_allclose(out, np.matmul(a, b, axes=axes), rtol=1e-14)
