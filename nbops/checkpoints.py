@@ -20,8 +20,6 @@ import os
 import signal
 import threading
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +31,6 @@ from nbops.files import replacing
 __all__ = ["Checkpoint", "CheckpointError", "DeferredSignals", "deferred_signals"]
 
 FORMAT = 1  # of the file; a later release that changes it can tell
-
-#: What a damaged file makes zipfile, NumPy and json raise.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError),
-    *(ValueError, KeyError, TypeError, AttributeError),
-)
 
 
 class CheckpointError(ValueError):
@@ -179,13 +171,13 @@ class Checkpoint:
                 arrays = [file[_name(index)] for index in range(len(file.files) - 1)]
             known = header["format"]
             header["settings"], header["record"]
-        except _DAMAGE as error:
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: {error.strerror or error}") from None
+        except Exception as error:  # a damaged file makes zipfile, NumPy and json raise anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
                 f"{self.path}: not a readable checkpoint ({reason}); delete it to start anew"
             ) from None
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: {error.strerror or error}") from None
         if known != FORMAT:
             raise CheckpointError(f"{self.path}: its format is {known}, this release reads {FORMAT}")
         return header, arrays

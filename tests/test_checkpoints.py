@@ -293,6 +293,11 @@ def damages(data: bytes) -> list[bytes]:
         damaged = bytearray(data)
         damaged[place] ^= 0xFF
         flipped.append(bytes(damaged))
+    entry = data.index(b"PK\1\2")
+    for offset, value in ((6, 0xFF), (8, 1), (10, 14)):  # of a later format, encrypted, compressed by LZMA
+        damaged = bytearray(data)
+        damaged[entry + offset] = value
+        flipped.append(bytes(damaged))
     return [*cut, b"no zip file", b"\0" * len(data), *flipped]
 
 

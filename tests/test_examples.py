@@ -298,9 +298,17 @@ def test_a_broken_npz_file_is_named(tmp_path, digits, capsys):
         assert train("--data", tmp_path) == 2
         assert_one_line(capsys.readouterr().err, path, problem)
     np.savez(path, **digits)
-    path.write_bytes(path.read_bytes()[:-200])
-    assert train("--data", path) == 2
-    assert_one_line(capsys.readouterr().err, path, "not a readable .npz file")
+    whole = path.read_bytes()
+    entry = whole.index(b"PK\1\2")
+    for damaged in (
+        whole[:-200],
+        whole[: entry + 6] + b"\xff" + whole[entry + 7 :],  # of a later version of the format
+        whole[: entry + 8] + b"\1" + whole[entry + 9 :],  # encrypted
+        whole[: entry + 10] + b"\x0e" + whole[entry + 11 :],  # compressed by LZMA
+    ):
+        path.write_bytes(damaged)
+        assert train("--data", path) == 2
+        assert_one_line(capsys.readouterr().err, path, "not a readable .npz file")
 
 
 # ---- arguments --------------------------------------------------------------------------------------
