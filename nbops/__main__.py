@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -106,7 +107,7 @@ def _settings(options: argparse.Namespace) -> Any:
     rounds = options.rounds if options.rounds is not None else 3 if options.small else 20
     if rounds < least:
         raise Mistake(f"--rounds {rounds}: expected at least {least}, or the 10th percentile means nothing")
-    if options.window <= 0 or options.settle < 0:
+    if not (0 < options.window < math.inf and 0 <= options.settle < math.inf):
         raise Mistake(
             f"--window {options.window:g} --settle {options.settle:g}: expected times in milliseconds"
         )
@@ -290,6 +291,10 @@ def _ladder(options: argparse.Namespace) -> int:
     import nbops
 
     _function(options.op)
+    if not 0 < options.seconds < math.inf:
+        raise Mistake(f"--seconds {options.seconds:g}: expected a positive number")
+    if options.plot:
+        _check_plot(options.plot)
     try:
         steps = nbops.ladder(
             options.op, *map(_shape, options.shapes), dtype=options.dtype, seconds=options.seconds
@@ -303,9 +308,21 @@ def _ladder(options: argparse.Namespace) -> int:
     if options.plot:
         try:
             steps.plot(options.plot, options.seconds / 5)
-        except (ImportError, OSError, ValueError) as error:
-            raise Mistake(f"--plot {options.plot}: {error}") from None
+        except OSError as error:
+            raise Mistake(f"--plot {options.plot}: {error.strerror or error}") from None
     return 0
+
+
+def _check_plot(place: str) -> None:
+    """Find out before the measurement, not after it."""
+    try:
+        from nbops import ladder_plot
+
+        ladder_plot.check(place)
+    except OSError as error:
+        raise Mistake(f"--plot {place}: {error.strerror}; name a file that can be written") from None
+    except (ImportError, ValueError) as error:
+        raise Mistake(f"--plot {place}: {error}") from None
 
 
 # ---- doctor -----------------------------------------------------------------------------------------
@@ -356,6 +373,16 @@ def _parser() -> _Parser:
     return parser
 
 
+def _check_environment() -> None:
+    """``NBOPS_TARGET`` is an argument too."""
+    from nbops import dispatch
+
+    try:
+        dispatch.settings()
+    except (ValueError, RuntimeError) as error:
+        raise Mistake(str(error)) from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
@@ -369,6 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             what = "option" if unknown[0].startswith("-") else "argument"
             raise Mistake(f"unknown {what} {unknown[0]}; see nbops {options.command} --help")
+        _check_environment()
         code: int = options.run(options)
     except Mistake as mistake:
         print(f"nbops {options.command}: {mistake}", file=sys.stderr)

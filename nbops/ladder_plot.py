@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbops import ceilings
+from nbops.files import check_writable, replacing
 from nbops.op import registry
 
 if TYPE_CHECKING:
     from nbops.ladder import Ladder
 
-__all__ = ["save"]
+__all__ = ["check", "save"]
 
 #: Halvings of every axis, smallest size first.
 HALVINGS = (6, 5, 4, 3, 2, 1, 0)
@@ -21,8 +22,33 @@ HALVINGS = (6, 5, 4, 3, 2, 1, 0)
 COLOURS = {"interpreted": "#8c8c8c", "serial": "#0072b2", "parallel": "#e69f00", "tuned": "#009e73"}
 
 
+def check(file: str | Path) -> None:
+    """Find out before anything is measured that a picture can't be saved.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    ValueError
+        For an ending that names no format.
+    OSError
+        Where the file can't be written.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if _format(file) not in known:
+        raise ValueError(f"there is no format {_format(file)!r}; expected one of {', '.join(sorted(known))}")
+    check_writable(file)
+
+
+def _format(file: str | Path) -> str:
+    return Path(file).suffix[1:].lower() or "png"
+
+
 def save(steps: Ladder, file: str | Path, seconds: float) -> None:
     """Measure the rungs over sizes and save the picture."""
+    check(file)
     import matplotlib as mpl
     from matplotlib.figure import Figure  # without pyplot: no window, no state
 
@@ -64,5 +90,5 @@ def save(steps: Ladder, file: str | Path, seconds: float) -> None:
     axes.grid(which="major", color="#dddddd")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    with mpl.rc_context({"svg.hashsalt": "nbops"}):
-        figure.savefig(file, dpi=150)
+    with mpl.rc_context({"svg.hashsalt": "nbops"}), replacing(file) as temporary:
+        figure.savefig(temporary, dpi=150, format=_format(file))

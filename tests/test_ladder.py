@@ -193,6 +193,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Any) 
     assert report["shapes"] == [[64, 64]]
     assert [rung["name"] for rung in report["rungs"]][:3] == ["interpreted", "serial", "parallel"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [picture]
 
 
 @pytest.mark.parametrize(
@@ -201,13 +202,35 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Any) 
         (["ladder", "fft"], "nbops ladder: unknown op 'fft'"),
         (["ladder", "multiply"], "nbops ladder: ladder: multiply needs shapes"),
         (
-            ["ladder", "relu", "3", "--plot", "/no/such/folder/x.png", "--seconds", "0.001"],
-            "nbops ladder: --plot",
+            ["ladder", "relu", "3", "--seconds", "nan"],
+            "nbops ladder: --seconds nan: expected a positive number",
+        ),
+        (
+            ["ladder", "relu", "3", "--seconds", "inf"],
+            "nbops ladder: --seconds inf: expected a positive number",
+        ),
+        (["ladder", "relu", "3", "--seconds", "0"], "nbops ladder: --seconds 0: expected a positive number"),
+        (
+            ["ladder", "relu", "3", "--plot", "/no/such/folder/x.png"],
+            "nbops ladder: --plot /no/such/folder/x.png: No such file or directory; name a file that can be",
+        ),
+        (
+            ["ladder", "relu", "3", "--plot", "x.zip"],
+            "nbops ladder: --plot x.zip: there is no format 'zip'; expected one of ",
         ),
     ],
 )
 def test_mistakes_on_the_command_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if "--plot" in arguments:
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+        monkeypatch.setattr("nbops.ladder", lambda *rest, **more: pytest.fail("measured before it was told"))
     assert main(arguments) == 2
-    assert message in capsys.readouterr().err
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import nbops
 from nbops.__main__ import main
 
 
@@ -34,6 +35,9 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["compare", "--rounds", "5"], "nbops compare: --rounds 5: expected at least 20"),
         (["compare", "--small", "--rounds", "0"], "nbops compare: --rounds 0: expected at least 1"),
         (["compare", "--window", "0"], "nbops compare: --window 0 --settle 150: expected times"),
+        (["compare", "--window", "nan"], "nbops compare: --window nan --settle 150: expected times"),
+        (["compare", "--window", "inf"], "nbops compare: --window inf --settle 150: expected times"),
+        (["compare", "--settle", "nan"], "nbops compare: --window 30 --settle nan: expected times"),
         (["compare", "--only", "fft"], "nbops compare: --only fft: no workload has that in its name"),
         (["compare", "--libraries", "numpy,cupy"], "nbops compare: --libraries: 'cupy' is unknown"),
         (["compare", "--json", "/no/such/folder/f"], "nbops compare: --json /no/such/folder/f: No such file"),
@@ -66,6 +70,20 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert refusal(arguments, capsys).startswith(message)
+
+
+@pytest.mark.parametrize("command", [["explain", "relu", "4", "float32"], ["calibrate"], ["ladder", "relu"]])
+def test_a_target_of_the_environment_that_is_not_there(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target, message in (
+        ("quick", "NBOPS_TARGET: unknown target 'quick'"),
+        ("cuda", "target 'cuda' was asked for"),
+    ):
+        if target == "quick" or not nbops.targets.cuda.available():
+            monkeypatch.setenv("NBOPS_TARGET", target)
+            nbops.dispatch._settings_from_environment.cache_clear()
+            assert message in refusal(command, capsys)
 
 
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
