@@ -135,7 +135,7 @@ def sum(
     shape = shape_of(x, "sum")
     if arrays.is_dask(x):
         shape = (-1,) * len(shape)  # axis by axis: merging axes would move chunks
-    axes = _normalize(axis, len(shape), "sum")
+    axes = normalize(axis, len(shape), "sum")
     result = _sum_axes(x, shape, axes)
     if keepdims:
         for i in axes:
@@ -150,7 +150,7 @@ def _as_numbers(x: Any, name: str) -> Any:
     return array
 
 
-def _normalize(axis: int | Sequence[int] | None, ndim: int, name: str) -> list[int]:
+def normalize(axis: int | Sequence[int] | None, ndim: int, name: str) -> list[int]:
     """The axes as sorted non-negative numbers."""
     if axis is None:
         return list(range(ndim))
@@ -227,7 +227,7 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
         arrays.refuse_for_tensors("mean", out=out)
         return tensorflow.mean(x, axis, keepdims)
     x = _as_numbers(x, "mean")
-    axes = _normalize(axis, x.ndim, "mean")
+    axes = normalize(axis, x.ndim, "mean")
     count = _count(x, axes)
     result_dtype = x.dtype if x.dtype.kind not in "iu" else np.dtype(np.float64)
     wide = np.float32 if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else result_dtype

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -171,14 +172,17 @@ def _check_range(op: Op, rank: int | None, axes: Sequence[int]) -> None:
 
 def _convert(op: Op, operands: Sequence[Any]) -> tuple[list[Any], tf.DType | None]:
     """The operands as tensors of the dtypes that the op computes in, and the dtype to cast the result to."""
-    from nbops.arrays import is_tensorflow, plain
+    from nbops.arrays import as_array, is_tensorflow
+    from nbops.dtypes import check_real
 
     kinds = op.types.inputs
     for x, argument in zip(operands, op.arguments, strict=True):
-        if isinstance(x, np.ma.MaskedArray):
-            plain(x, op.name, argument)  # raises: the mask would be lost
         if isinstance(x, tf.RaggedTensor):
             raise TypeError(f"{op.name}: {argument} is ragged; expected rows of one length: x.to_tensor()")
+        if not is_tensorflow(x) and not isinstance(x, list | tuple):  # which may hold tensors
+            values = as_array(x, op.name, argument)  # refuses what would lose a mask or units
+            if isinstance(values, np.ndarray):
+                check_real(values.dtype, op.name, argument)
     found = {
         tf.as_dtype(x.dtype)
         for x, kind in zip(operands, kinds, strict=True)
@@ -233,7 +237,9 @@ def mean(x: Any, axis: Any, keepdims: bool) -> Any:
     Raises
     ------
     TypeError
-        For integers, which TensorFlow would not promote, and for an empty `axis`.
+        For integers, which TensorFlow would not promote.
+    ValueError
+        For an axis that `x` does not have, or one named twice; for an unknown number of axes.
 
     Examples
     --------
@@ -242,19 +248,20 @@ def mean(x: Any, axis: Any, keepdims: bool) -> Any:
     1.5
     """
     from nbops.ops.elementwise import divide
+    from nbops.ops.reductions import normalize
     from nbops.ops.reductions import sum as sum_over
+    from nbops.ops.shapes import shape_of
 
     x = tf.convert_to_tensor(x)
+    if not x.dtype.is_floating:
+        raise TypeError(f"mean: dtype {x.dtype.name} came; expected floating point: convert with tf.cast")
+    axes = normalize(axis, len(shape_of(x, "mean")), "mean")
     wide = tf.cast(x, tf.float32) if x.dtype in _HALF else x
-    if not x.dtype.is_floating or axis == ():
-        raise TypeError(
-            f"mean: dtype {x.dtype.name} and axis {axis} came; expected floating point and some axis"
-        )
-    total = sum_over(wide, axis, keepdims=keepdims)
-    lengths = tf.shape(x) if axis is None else tf.gather(tf.shape(x), tf.reshape(axis, [-1]) % tf.rank(x))
-    count = tf.cast(tf.reduce_prod(lengths), wide.dtype)
-    if x.shape.is_fully_defined() and x.shape.num_elements():
-        return tf.cast(divide(total, count), x.dtype)
+    total = sum_over(wide, axes, keepdims=keepdims)
+    known = [x.shape[i] for i in axes]
+    if all(known):
+        return tf.cast(divide(total, math.prod(known)), x.dtype)
+    count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(x), axes)), wide.dtype)
     # Where nothing is averaged the result is NaN, but not as 0 / 0, whose gradient has a gradient of NaN.
     average = divide(total, tf.maximum(count, 1))
     return tf.cast(tf.where(count > 0, average, tf.constant(np.nan, wide.dtype)), x.dtype)

@@ -147,6 +147,37 @@ def test_what_numpy_alone_has() -> None:
         nbops.reshape(matrix, 6, copy=True)
 
 
+def test_means_over_no_axis_and_over_axes_that_are_not_there() -> None:
+    x = tf.constant([[1.0, 2.0]])
+    for axis in ((), []):
+        assert nbops.mean(x, axis=axis).numpy().tolist() == [[1, 2]]  # as tf.reduce_mean
+    for axis, problem in ((2, "mean: axis is 2, but the array has 2"), ((0, -2), "mean: axis is .* twice")):
+        with pytest.raises(ValueError, match=problem):
+            nbops.mean(x, axis=axis)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        1j,
+        "1",
+        np.array([None]),
+        np.array([True]),
+        np.array(["1"]),
+        np.array([1j]),
+        np.array([1], "M8[D]"),
+    ],
+    ids=repr,
+)
+def test_what_holds_no_numbers_is_refused_beside_tensors(value: Any) -> None:
+    """TensorFlow would make NaN of None, and 1 of True."""
+    for operands in ((value, tf.ones(1)), (tf.ones(1), value)):
+        with pytest.raises(TypeError, match=r"add: [xy] (is a|has dtype)"):
+            nbops.add(*operands)
+
+
 @pytest.mark.parametrize("known", [(0, 2), (None, 2), (None, None)], ids=str)
 def test_a_mean_of_nothing_is_nan_and_has_gradients_without_nan(known: Any) -> None:
     """As TensorFlow's own: there is nothing to move, in the second order either."""
