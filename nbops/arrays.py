@@ -16,12 +16,15 @@ from typing import Any, Literal
 import numpy as np
 
 from nbops import large_arrays
+from nbops.targets import cuda
 
 __all__ = [
     "allocate",
     "as_array",
+    "astype",
     "check_labels_agree",
     "checked_out",
+    "dtype_of",
     "into",
     "is_dask",
     "is_tensorflow",
@@ -29,6 +32,7 @@ __all__ = [
     "native",
     "plain",
     "rank",
+    "rearranged",
     "refuse_for_lazy",
     "refuse_for_tensors",
 ]
@@ -68,6 +72,37 @@ def plain(value: Any, name: str = "this function", argument: str = "the operand"
             "pass x.filled(...) or x.compressed()"
         )
     return np.asarray(value)
+
+
+def rearranged(value: Any, rearrange: Any) -> Any:
+    """What a function of NumPy's makes of an array, one that only arranges elements anew, as a view.
+
+    Of an array on a GPU it is a view there, of its library's kind.
+    """
+    if cuda.is_device_array(value):
+        from nbops.targets.cuda import views
+
+        return views.view(value, rearrange)
+    return rearrange(keep(value))
+
+
+def dtype_of(array: Any) -> np.dtype[Any]:
+    """An array's dtype as NumPy has it, wherever the array is."""
+    if cuda.is_device_array(array):
+        from nbops.targets.cuda import views
+
+        return views.dtype_of(array)
+    dtype: np.dtype[Any] = array.dtype
+    return dtype
+
+
+def astype(array: Any, dtype: Any, name: str) -> Any:
+    """The array itself where it has this dtype, else a converted copy where it is."""
+    if cuda.is_device_array(array):
+        from nbops.targets.cuda import views
+
+        return views.astype(array, np.dtype(dtype), name)
+    return array.astype(dtype, copy=False)
 
 
 def rank(value: Any) -> int | None:
@@ -202,6 +237,10 @@ def into(out: Any, result: Any, name: str) -> Any:
         return result
     refuse_for_lazy(name, out=out if is_dask(result) else None)
     refuse_for_tensors(name, out=out if is_tensorflow(result) else None)
+    if cuda.is_device_array(result):
+        from nbops.targets.cuda import views
+
+        return views.copy_into(out, result, name)
     (array,) = checked_out(name, out, [np.shape(result)], [np.asarray(result).dtype])
     np.copyto(array, result, casting="same_kind")
     return array

@@ -265,18 +265,35 @@ def decide_again(work: Work, failed: Decision, error: MemoryError) -> Decision:
     MemoryError
         Under `strict`.
     """
-    asked = settings()
-    if asked.strict:
+    decision = _without_room(work, failed, error)
+    if failed.target not in _warned:
+        _warned.add(failed.target)
+        warnings.warn(f"{decision.reason}; use(strict=True) raises instead", RuntimeWarning, stacklevel=2)
+    _last.set(decision)
+    return decision
+
+
+def _without_room(work: Work, failed: Decision, error: MemoryError | None = None) -> Decision:
+    if settings().strict:
         raise MemoryError(
             f"target {failed.target!r} has no room for {work.bytes:,} bytes (strict)"
         ) from error
     instead = choose(work, "cpu")
     reason = f"the GPU has no room for {work.bytes:,} bytes; the CPU runs the call ({instead.reason})"
-    decision = replace(instead, rule="out of memory", reason=reason)
-    if failed.target not in _warned:
-        _warned.add(failed.target)
-        warnings.warn(f"{reason}; use(strict=True) raises instead", RuntimeWarning, stacklevel=2)
-    _last.set(decision)
+    return replace(instead, rule="out of memory", reason=reason)
+
+
+def foreseen(work: Work, target: str | None = None) -> Decision:
+    """`choose`, for a call that is not made: what would become of it where the GPU has no room.
+
+    Raises
+    ------
+    MemoryError
+        Under `strict`, as the call would.
+    """
+    decision = choose(work, target)
+    if decision.target in cuda.TARGETS and not cuda.has_room(work, decision.target):
+        return _without_room(work, decision)
     return decision
 
 

@@ -136,7 +136,7 @@ def explain(function: Callable[..., Any], *operands: Any, target: str | None = N
             from nbops.dask import explaining
 
             return explaining.explain(function, operands, None, target)
-        return _explain_op(function, operands, None, target)[0]
+        return _explain_op(function, operands, None, target, _device_class(operands))[0]
     if not callable(function):
         raise TypeError(f"explain: expected an op such as nbops.matmul, or a function; got {function!r}")
     calls = explain_calls(function, operands, keywords, target)
@@ -148,6 +148,7 @@ def explain_calls(
 ) -> list[Any]:
     """The explanations of all ops that a function calls, in order."""
     calls: list[Any] = []
+    device_class = _device_class(operands)  # results, which are stand-ins, would be there too
 
     def record(op: Op, values: Sequence[Any], axes: Any) -> Any:
         if any(arrays.is_dask(x) for x in values):
@@ -155,7 +156,7 @@ def explain_calls(
 
             calls.append(explaining.explain(op, values, axes, target))
             return explaining.results(op, values, axes, target)
-        explanation, results = _explain_op(op, values, axes, target)
+        explanation, results = _explain_op(op, values, axes, target, device_class)
         calls.append(explanation)
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -164,15 +165,26 @@ def explain_calls(
     return calls
 
 
+def _device_class(operands: Sequence[Any]) -> str:
+    """The class of an operand that is on a GPU; empty where none is."""
+    return next((type(x).__name__ for x in operands if cuda.is_device_array(x)), "")
+
+
+def _value(x: Any, name: str, argument: str) -> Any:
+    """An operand as an array of its shape and dtype."""
+    if arrays.is_tensorflow(x):
+        return np.asarray(x)
+    if cuda.is_device_array(x):
+        return np.broadcast_to(np.zeros((), arrays.dtype_of(x)), x.shape)
+    return arrays.as_array(x, name, argument)
+
+
 def _explain_op(
-    op: Op, operands: Sequence[Any], axes: Any, target: str | None
+    op: Op, operands: Sequence[Any], axes: Any, target: str | None, device_class: str = ""
 ) -> tuple[Explanation, list[np.ndarray]]:
     """The explanation of one call, and stand-ins for its results."""
     op.check_count(operands)
-    values = [
-        np.asarray(x) if arrays.is_tensorflow(x) else arrays.as_array(x, op.name, argument)
-        for x, argument in zip(operands, op.arguments, strict=True)
-    ]
+    values = [_value(x, op.name, argument) for x, argument in zip(operands, op.arguments, strict=True)]
     dtypes, result_dtypes = op.types.resolve(values, op.name, op.arguments)
     places = None if axes is None else execution.normalize_axes(op, axes)
     if places:
@@ -189,7 +201,7 @@ def _explain_op(
         frame.describe(row, x)
     frame.build(op.signature.table, geometry, table)
     work = execution.estimate(op, table, stand_ins)
-    decision = dispatch.choose(work, target)
+    decision = dispatch.on_its_device(device_class) if device_class else dispatch.foreseen(work, target)
     workers = dispatch._workers(dispatch.settings())
     limit = int(cpu.STATE[cpu.BREAK_EVEN])
     explanation = Explanation(

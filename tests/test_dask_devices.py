@@ -68,7 +68,7 @@ class DeviceChunk(FakeArray):
 
     def _addresses(self) -> np.ndarray:
         """An array of the device's address, for its shape and strides alone."""
-        return residence._describe(self, "chunk", "x")
+        return residence.address_of(self, "chunk", "x")
 
     def _view(self, view: np.ndarray) -> DeviceChunk:
         result = object.__new__(DeviceChunk)
@@ -79,16 +79,6 @@ class DeviceChunk(FakeArray):
             view.__array_interface__["data"][0],
         )
         return result
-
-    def get(self) -> np.ndarray:
-        """The elements, wherever they lie."""
-        strides = self.strides or np.empty(self.shape, self.dtype).strides
-        if 0 in self.shape:
-            return np.empty(self.shape, self.dtype)
-        extent = sum((n - 1) * s for n, s in zip(self.shape, strides, strict=True)) + self.dtype.itemsize
-        memory = np.empty(extent // self.dtype.itemsize, self.dtype)
-        self.device.read(self.address, memory)
-        return np.lib.stride_tricks.as_strided(memory, self.shape, strides).copy()
 
 
 class DeviceLibrary(FakeLibrary):

@@ -34,6 +34,7 @@ from nbops.ops.reductions import sum_rows
 from nbops.ops.shapes import expand_dims, shape_of
 from nbops.ops.softmax import softmax, softmax_row
 from nbops.ops.softmax_gradients import softmax_gradient
+from nbops.targets import cuda
 from nbops.tuned.exponential import exp as exponential
 from nbops.tuned.exponential import tanh as hyperbolic_tangent
 
@@ -242,7 +243,9 @@ def dense(
     if b is not None:
         return _by_activation[name](x, w, b, out=out, target=target)
     unknown = -1 in shape_of(w, "dense")[-1:] if arrays.is_dask(w) else False
-    if unknown or arrays.is_tensorflow(x) or arrays.is_tensorflow(w):
-        return _unfused[name](matmul(x, w, out=out, target=target))
+    if unknown or any(arrays.is_tensorflow(operand) or cuda.is_device_array(operand) for operand in (x, w)):
+        if name == "linear":
+            return matmul(x, w, out=out, target=target)
+        return _unfused[name](matmul(x, w, target=target), out=out, target=target)
     zero = np.zeros(np.shape(w)[-1:], getattr(w, "dtype", np.float64))
     return _by_activation[name](x, w, zero, out=out, target=target)

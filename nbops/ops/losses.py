@@ -6,7 +6,7 @@ From probabilities p, clipped to [ε, 1 - ε] with Keras's ε = 1e-7::
 
 From logits it is that of `nbops.ops.logits`.
 
-A label outside 0 … n-1 raises: ValueError for arrays, InvalidArgumentError in a TensorFlow kernel on a CPU.
+On a CPU, a label outside 0 … n-1 raises: ValueError for arrays, InvalidArgumentError in a TensorFlow kernel.
 On a GPU it gives NaN. TensorFlow's own op does the same.
 """
 
@@ -25,6 +25,7 @@ from nbops.ops.logits import crossentropy_from_logits, one_hot, take_label
 from nbops.ops.products import vecdot
 from nbops.ops.reductions import sum_row
 from nbops.ops.shapes import expand_dims, positions, shape_of
+from nbops.targets import cuda
 from nbops.tuned import rows_cpu
 from nbops.tuned.twins import compiled_as
 
@@ -126,7 +127,7 @@ def _(label: Any, p: Any, dout: Any) -> Any:
 @crossentropy_from_probabilities_gradient.gradient
 def _(label: Any, p: Any, dout: Any, out: Any, upstream: Any) -> Any:
     by_p = crossentropy_from_probabilities_curvature(label, p, dout, upstream)
-    one = crossentropy_from_probabilities_gradient(label, p, ones_like(dout))
+    one = crossentropy_from_probabilities_gradient(label, p, 1.0)
     return None, by_p, vecdot(upstream, one)
 
 
@@ -158,15 +159,6 @@ def _(label: Any, p: Any, dout: Any, upstream: Any) -> Any:
     return zero_where_clipped(p, multiply(expand_dims(dout, -1), by_p))
 
 
-def ones_like(x: Any) -> Any:
-    """An array or tensor of ones shaped like `x`."""
-    if arrays.is_tensorflow(x):
-        import tensorflow as tf
-
-        return tf.ones_like(x)
-    return np.ones_like(x)
-
-
 # ---- the public function ----------------------------------------------------------------------------
 
 
@@ -196,7 +188,7 @@ def sparse_categorical_crossentropy(
     Raises
     ------
     ValueError
-        For shapes that don't match, or a label out of range.
+        For shapes that don't match, or a label out of range that is not on a GPU.
 
     Examples
     --------
@@ -212,7 +204,9 @@ def sparse_categorical_crossentropy(
             return rows(labels, predictions, out=out, axes=None if axis == -1 else [(), (axis,), ()])
     else:
         labels, predictions = (
-            x if arrays.is_dask(x) else np.asarray(arrays.as_array(x, NAME, argument))
+            x
+            if arrays.is_dask(x) or cuda.is_device_array(x)
+            else np.asarray(arrays.as_array(x, NAME, argument))
             for x, argument in ((y_true, "y_true"), (y_pred, "y_pred"))
         )
     shape = shape_of(predictions, NAME)
@@ -245,7 +239,7 @@ def _one_label_each(labels: Any, shape: tuple[int, ...], axis: int) -> Any:
     wanted = list(shape)
     del wanted[axis]
     if len(own) == len(shape) and own[-1] == 1:
-        labels, own = labels[..., 0], own[:-1]
+        labels, own = arrays.rearranged(labels, lambda x: x[..., 0]), own[:-1]
     agree = len(own) == len(wanted) and all(-1 in (m, n) or m == n for m, n in zip(own, wanted, strict=True))
     if not agree:
         raise ValueError(f"{NAME}: y_true is {own} and y_pred is {shape}; expected one label per prediction")

@@ -20,6 +20,7 @@ from nbops.kernel import Array, Dtypes, Scalar, Tasks, lanes
 from nbops.op import op
 from nbops.ops.elementwise import divide, multiply
 from nbops.ops.shapes import broadcast_like, expand_dims, reshape, shape_of, transpose
+from nbops.targets import cuda
 from nbops.tuned import sums_cpu
 from nbops.tuned.sums_cpu import BLOCK, wide
 from nbops.tuned.twins import compiled_as
@@ -127,11 +128,12 @@ def sum(
         x = x if dtype is None else sys.modules["tensorflow"].cast(x, dtype)
     else:
         x = _as_numbers(x, "sum")
+        own = arrays.dtype_of(x)
         if dtype is not None:
             check_real(np.dtype(dtype), "sum", "the result")
-            x = x.astype(dtype, copy=False)
-        elif x.dtype.kind in "iu" and x.dtype.itemsize < 8:
-            x = x.astype(np.int64 if x.dtype.kind == "i" else np.uint64)
+            x = arrays.astype(x, np.dtype(dtype), "sum")
+        elif own.kind in "iu" and own.itemsize < 8:
+            x = arrays.astype(x, np.int64 if own.kind == "i" else np.uint64, "sum")
     shape = shape_of(x, "sum")
     if arrays.is_dask(x):
         shape = (-1,) * len(shape)  # axis by axis: merging axes would move chunks
@@ -144,9 +146,10 @@ def sum(
 
 
 def _as_numbers(x: Any, name: str) -> Any:
-    """An ndarray or a Dask array."""
-    array = x if arrays.is_dask(x) else np.asarray(arrays.as_array(x, name, "x"))
-    check_real(array.dtype, name, "x")
+    """An ndarray, a Dask array, or an array on a GPU."""
+    stays = arrays.is_dask(x) or cuda.is_device_array(x)
+    array = x if stays else np.asarray(arrays.as_array(x, name, "x"))
+    check_real(arrays.dtype_of(array), name, "x")
     return array
 
 
@@ -171,8 +174,10 @@ def normalize(axis: int | Sequence[int] | None, ndim: int, name: str) -> list[in
 
 
 def _sum_axes(x: Any, shape: tuple[int, ...], axes: list[int]) -> Any:
+    if not axes and (arrays.is_tensorflow(x) or cuda.is_device_array(x)):
+        return multiply(x, 1)  # an op, which checks the dtype
     if not axes:
-        return multiply(x, 1) if arrays.is_tensorflow(x) else x.copy()[()]  # an op, which checks the dtype
+        return x.copy()[()]
     ndim = len(shape)
     first, last = axes[0], axes[-1]
     if axes != list(range(first, last + 1)):  # bring scattered axes together, at the end
@@ -227,14 +232,15 @@ def mean(x: Any, axis: int | Sequence[int] | None = None, *, keepdims: bool = Fa
         arrays.refuse_for_tensors("mean", out=out)
         return tensorflow.mean(x, axis, keepdims)
     x = _as_numbers(x, "mean")
-    axes = normalize(axis, x.ndim, "mean")
+    dtype = arrays.dtype_of(x)
+    axes = normalize(axis, len(x.shape), "mean")
     count = _count(x, axes)
-    result_dtype = x.dtype if x.dtype.kind not in "iu" else np.dtype(np.float64)
-    wide = np.float32 if x.dtype.itemsize == 2 and x.dtype.kind not in "iu" else result_dtype
-    total = sum(x.astype(wide, copy=False), axis, keepdims=keepdims)
+    result_dtype = dtype if dtype.kind not in "iu" else np.dtype(np.float64)
+    wide = np.float32 if dtype.itemsize == 2 and dtype.kind not in "iu" else result_dtype
+    total = sum(arrays.astype(x, wide, "mean"), axis, keepdims=keepdims)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         by = np.true_divide if isinstance(total, np.generic) else divide
-        average = by(total, count.astype(wide)).astype(result_dtype, copy=False)
+        average = arrays.astype(by(total, count.astype(wide)), result_dtype, "mean")
     return arrays.into(out, average, "mean")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
+from nbops.targets import cuda
 
 __all__ = ["broadcast_to", "expand_dims", "matrix_transpose", "reshape", "transpose"]
 
@@ -32,7 +33,7 @@ def reshape(x: Any, shape: int | Sequence[int], *, copy: bool | None = None) -> 
         One length may be -1: what is left.
     copy : bool, optional
         Whether the result has memory of its own; it has where there is no such view, unless given. May not be
-        given with tensors or Dask arrays.
+        given with tensors or Dask arrays; on a GPU the result is always a view.
 
     Returns
     -------
@@ -59,6 +60,12 @@ def reshape(x: Any, shape: int | Sequence[int], *, copy: bool | None = None) -> 
 
         arrays.refuse_for_lazy("reshape", copy=copy)
         return dask.reshape(x, shape)
+    if cuda.is_device_array(x):
+        from nbops.targets.cuda import views
+
+        if copy:
+            raise TypeError("reshape: copy=True does not go with arrays on a GPU, which nbops never copies")
+        return views.reshape(x, shape)
     array = arrays.plain(x)
     result = np.reshape(array, shape)
     if copy is not None and result.size and np.may_share_memory(result, array) == copy:
@@ -91,7 +98,7 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """
     if arrays.is_tensorflow(x):
         return _tensorflow().transpose(x, axes)
-    return np.transpose(arrays.keep(x), axes)
+    return arrays.rearranged(x, lambda x: np.transpose(x, axes))
 
 
 def matrix_transpose(x: Any) -> Any:
@@ -115,7 +122,7 @@ def matrix_transpose(x: Any) -> Any:
     """
     if arrays.is_tensorflow(x):
         return _tensorflow().linalg.matrix_transpose(x)
-    return np.swapaxes(arrays.keep(x), -1, -2)
+    return arrays.rearranged(x, lambda x: np.swapaxes(x, -1, -2))
 
 
 def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
@@ -151,7 +158,7 @@ def broadcast_to(x: Any, shape: Sequence[int]) -> Any:
         from nbops import dask
 
         x = dask.ones_in_one_chunk(x)
-    return np.broadcast_to(arrays.keep(x), shape)
+    return arrays.rearranged(x, lambda x: np.broadcast_to(x, shape))
 
 
 def expand_dims(x: Any, axis: int) -> Any:
@@ -179,7 +186,7 @@ def expand_dims(x: Any, axis: int) -> Any:
         return _tensorflow().expand_dims(x, axis)
     if arrays.is_dask(x) and -x.ndim - 1 <= axis <= x.ndim:  # Dask's own asks for known lengths
         return x[(slice(None),) * (axis % (x.ndim + 1)) + (None,)]
-    return np.expand_dims(arrays.keep(x), axis)
+    return arrays.rearranged(x, lambda x: np.expand_dims(x, axis))
 
 
 def shape_of(x: Any, name: str) -> tuple[int, ...]:
@@ -220,7 +227,7 @@ def broadcast_like(x: Any, model: Any) -> Any:
     if arrays.is_tensorflow(x):
         tf = _tensorflow()
         return tf.broadcast_to(x, tf.shape(model))
-    return np.broadcast_to(x, np.shape(model))
+    return broadcast_to(x, np.shape(model))
 
 
 def sum_to(gradient: Any, operand: Any) -> Any:
@@ -237,7 +244,7 @@ def sum_to(gradient: Any, operand: Any) -> Any:
     axes = tuple(range(extra)) + tuple(
         extra + axis for axis, n in enumerate(shape) if n == 1 and own[extra + axis] != 1
     )
-    return np.reshape(sum_over(gradient, axis=axes), shape)
+    return reshape(sum_over(gradient, axis=axes), shape)
 
 
 def _sum_tensor_to(gradient: Any, operand: Any) -> Any:

@@ -48,10 +48,14 @@ class FakeArray:
         return self
 
     def get(self) -> np.ndarray:
-        result = np.empty(self.shape, self.dtype)
-        if result.nbytes:
-            self.device.read(self.address, result.reshape(-1))
-        return result
+        """The elements, wherever they lie."""
+        strides = self.strides or np.empty(self.shape, self.dtype).strides
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        extent = sum((n - 1) * s for n, s in zip(self.shape, strides, strict=True)) + self.dtype.itemsize
+        memory = np.empty(extent // self.dtype.itemsize, self.dtype)
+        self.device.read(self.address, memory)
+        return np.lib.stride_tricks.as_strided(memory, self.shape, strides).copy()
 
     @property
     def transposed(self) -> FakeArray:
@@ -70,6 +74,14 @@ class FakeLibrary:
 
     def empty(self, like: FakeArray, shape: tuple[int, ...], dtype: Any) -> FakeArray:
         return FakeArray(like.device, shape, dtype)
+
+    def view(self, like: FakeArray, described: Any) -> FakeArray:
+        interface = described.__cuda_array_interface__
+        result = object.__new__(type(like))
+        result.__dict__.update(like.__dict__, owner=described)
+        result.shape, result.strides = interface["shape"], interface["strides"]
+        result.address, result.dtype = interface["data"][0], np.dtype(interface["typestr"])
+        return result
 
     def stream(self, like: FakeArray) -> int:
         return self.current

@@ -149,6 +149,31 @@ def test_arrays_of_a_library_stay_there(library: str, rng: np.random.Generator) 
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("case", CASES, ids=describe)
+def test_functions_and_gradients_of_a_librarys_arrays(
+    case: Case, library: str, rng: np.random.Generator
+) -> None:
+    own = LIBRARIES[library]()
+    operands = case.draw(rng, case.shapes[0], np.float32)
+    there = [own.put(x) for x in operands]
+    results = case.function(*there)
+    several = results if isinstance(results, tuple) else (results,)
+    assert_close(tuple(map(own.get, several)), case.expected(operands), case, case.shapes[0])
+    if case not in WITH_RULE:
+        return
+    assert case.op is not None
+    upstreams = [np.ones(y.shape, np.float32) for y in case.expected(operands)]
+    with nbops.use("cpu"):
+        wanted = case.op.vjp(*operands)[1](*upstreams)
+    gradients = case.op.vjp(*there)[1](*map(own.put, upstreams))
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert (gradient is None) == (expected is None)
+        if expected is not None:
+            atol = 3e-5 * np.abs(expected).max(initial=1)
+            np.testing.assert_allclose(own.get(gradient), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_a_stream_of_the_library_is_honoured(library: str, rng: np.random.Generator) -> None:
     """A chain of calls on a stream that does not wait for the default one, nothing between them."""
     own = LIBRARIES[library]()

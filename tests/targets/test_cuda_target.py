@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -284,8 +285,12 @@ def test_without_room_the_cpu_runs_the_call_and_says_so_once(
     assert decision is not None
     assert decision.rule == "out of memory"
     assert decision.target in ("serial", "parallel")
-    with nbops.use("cuda", strict=True), pytest.raises(MemoryError, match="strict"):
-        nbops.add(x, x)
+    with nbops.use("cuda"):
+        assert nbops.explain(nbops.add, x, x).decision == decision
+    with nbops.use("cuda", strict=True):
+        for call in nbops.add, functools.partial(nbops.explain, nbops.add):
+            with pytest.raises(MemoryError, match=r"no room for 12,000 bytes \(strict\)"):
+                call(x, x)
 
 
 def test_calibration_measures_and_keeps(

@@ -10,6 +10,7 @@ devices      where a kernel runs: the CUDA driver, or the emulator
 driver       NVIDIA's driver, through ctypes
 execution    a call: operands there, a plan, launches, results back
 residence    arrays that are on the GPU already: CuPy's, PyTorch's, Numba's
+views        such arrays in another shape or dtype
 dlpack       those that are exchanged by DLPack only
 costs        what a call costs there, for the dispatcher
 ============ ==================================================================================
@@ -37,6 +38,8 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nbops.forks import after_in_child
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ __all__ = [
     "calibrate",
     "call_on_device_arrays",
     "default_device",
+    "has_room",
     "is_device_array",
     "new_device",
     "predicted_microseconds",
@@ -146,9 +150,12 @@ def calibrate() -> dict[str, Any]:
 
 def predicted_microseconds(work: Work) -> float:
     """What a call on NumPy arrays should take on the GPU, copies included; infinite where it has no room."""
-    if work.bytes > default_device("cuda").free_bytes():
-        return math.inf
-    return float(_costs().microseconds(work))
+    return float(_costs().microseconds(work)) if has_room(work, "cuda") else math.inf
+
+
+def has_room(work: Work, target: str) -> bool:
+    """Whether the operands of a call on NumPy arrays fit into the memory that is free on the GPU."""
+    return bool(work.bytes <= default_device(target).free_bytes())
 
 
 @functools.cache
@@ -160,6 +167,8 @@ def _costs() -> Any:
 
 def is_device_array(value: Any) -> bool:
     """Whether a value is an array on a GPU."""
+    if isinstance(value, np.ndarray):
+        return False
     if not hasattr(type(value), "__cuda_array_interface__") and not hasattr(value, "__dlpack_device__"):
         return False
     from nbops.targets.cuda import dlpack

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nbops.execution import Axes
     from nbops.op import Op
 
-__all__ = ["LIBRARIES", "Library", "call", "check_residence"]
+__all__ = ["LIBRARIES", "Library", "address_of", "call", "check_residence", "copy", "library_of"]
 
 
 class Library(Protocol):
@@ -37,6 +37,9 @@ class Library(Protocol):
 
     def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """A new array on the device of `like`."""
+
+    def view(self, like: Any, described: Any) -> Any:
+        """The library's own array on memory that `described` tells of and keeps alive."""
 
     def stream(self, like: Any) -> int | None:
         """The current stream, as the driver's handle; None where the library has none."""
@@ -46,6 +49,9 @@ class _CuPy:
     def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         return sys.modules["cupy"].empty(shape, dtype)
 
+    def view(self, like: Any, described: Any) -> Any:
+        return sys.modules["cupy"].asarray(described)
+
     def stream(self, like: Any) -> int | None:
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
 
@@ -54,6 +60,9 @@ class _Torch:
     def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         torch = sys.modules["torch"]
         return torch.empty(shape, dtype=getattr(torch, dtype.name), device=like.device)
+
+    def view(self, like: Any, described: Any) -> Any:
+        return sys.modules["torch"].as_tensor(described, device=like.device)
 
     def stream(self, like: Any) -> int | None:
         return int(sys.modules["torch"].cuda.current_stream(like.device).cuda_stream)
@@ -67,6 +76,11 @@ class _Numba:
 
         return cuda.device_array(shape, dtype)
 
+    def view(self, like: Any, described: Any) -> Any:
+        from nbops.targets.cuda.toolchain import cuda
+
+        return cuda.as_cuda_array(described, sync=False)
+
     def stream(self, like: Any) -> int | None:
         return None
 
@@ -77,6 +91,9 @@ class _Own:
     def empty(self, like: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         return like.empty(shape, dtype)
 
+    def view(self, like: Any, described: Any) -> Any:
+        raise TypeError(f"a {type(like).__name__} has no views; rearrange what it is made of")
+
     def stream(self, like: Any) -> int | None:
         return None
 
@@ -85,7 +102,7 @@ class _Own:
 LIBRARIES: dict[str, Library] = {"cupy": _CuPy(), "torch": _Torch(), "numba": _Numba(), "nbops": _Own()}
 
 
-def _library(x: Any) -> Library:
+def library_of(x: Any) -> Library:
     return LIBRARIES.get(type(x).__module__.split(".")[0], LIBRARIES["numba"])
 
 
@@ -116,15 +133,26 @@ def _array_at(address: int, shape: tuple[int, ...], strides: Any, dtype: np.dtyp
     return np.asarray(_Address(address, shape, strides, dtype.str))
 
 
-def _describe(x: Any, name: str, argument: str) -> np.ndarray:
-    """A device array as an array of the device's address."""
+def address_of(x: Any, name: str, argument: str) -> np.ndarray:
+    """A device array as an array of the device's address.
+
+    Raises
+    ------
+    TypeError
+        For an array with a mask.
+    """
     interface = _interface(x)
     if interface.get("mask") is not None:
         raise TypeError(f"{name}: {argument} has a mask, which would be ignored; pass it without")
-    dtype = np.dtype(interface["typestr"])
-    check_real(dtype, name, argument)
-    shape = tuple(interface["shape"])
+    shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
     return _array_at(interface["data"][0], shape, interface.get("strides"), dtype)
+
+
+def _describe(x: Any, name: str, argument: str) -> np.ndarray:
+    """`address_of` an array of numbers."""
+    address = address_of(x, name, argument)
+    check_real(address.dtype, name, argument)
+    return address
 
 
 def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: str | None) -> Any:
@@ -146,9 +174,8 @@ def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: s
     if target not in (None, "auto", "cuda", "cuda-emulator"):
         raise RuntimeError(f"{op.name}: target={target!r}, but the operands are on the GPU; copy them first")
     dispatch.decide_device_array(op.name, type(first).__name__)
-    device = _device_of(op, operands)
-    library = _library(first)
-    stream = _stream(library, first, operands, device)
+    library = library_of(first)
+    device, stream = _place(library, first, operands, op.name, op.arguments)
     values = [
         _describe(x, op.name, argument) if is_device_array(x) else x
         for x, argument in zip(operands, op.arguments, strict=True)
@@ -210,7 +237,15 @@ def check_residence(op: Op, operands: Sequence[Any]) -> None:
             )
 
 
-def _device_of(op: Op, operands: Sequence[Any]) -> Device:
+def _place(
+    library: Library, first: Any, operands: Sequence[Any], name: str, arguments: Sequence[str]
+) -> tuple[Device, int]:
+    """Where a call runs: the GPU that the operands are on, and the stream to work on."""
+    device = _device_of(operands, name, arguments)
+    return device, _stream(library, first, operands, device)
+
+
+def _device_of(operands: Sequence[Any], name: str, arguments: Sequence[str]) -> Device:
     """The GPU that the operands are on.
 
     Raises
@@ -222,13 +257,13 @@ def _device_of(op: Op, operands: Sequence[Any]) -> Device:
 
     device = dispatch.settings().device or devices.default_device("cuda")
     found: dict[str, Device] = {}
-    for x, argument in zip(operands, op.arguments, strict=True):
+    for x, argument in zip(operands, arguments, strict=True):
         interface = _interface(x) if is_device_array(x) else {"shape": (0,)}
         if 0 not in interface["shape"]:
             found[argument] = device.holding(interface["data"][0])
     if len({id(own) for own in found.values()}) > 1:
         where = ", ".join(f"{argument} is on {own!r}" for argument, own in found.items())
-        raise TypeError(f"{op.name}: {where}; nothing is copied silently: copy the operands to one GPU first")
+        raise TypeError(f"{name}: {where}; nothing is copied silently: copy the operands to one GPU first")
     return next(iter(found.values()), device)
 
 
@@ -300,6 +335,16 @@ def _converted(x: Any, dtype: np.dtype[Any], device: Device, stream: int, stack:
     result = _temporary(x.shape, dtype, device, stream, stack)
     _convert(x, result, device, stream)
     return result
+
+
+def copy(source: Any, result: Any, name: str) -> None:
+    """Fill a device array with another one's elements, converted to its dtype."""
+    operands = [dlpack.imported(source), dlpack.imported(result)]
+    device, stream = _place(library_of(source), source, operands, name, ("x", "out"))
+    x, out = (
+        _describe(array, name, argument) for array, argument in zip(operands, ("x", "out"), strict=True)
+    )
+    _convert(x, out, device, stream)
 
 
 def _same(x: Any) -> Any:
