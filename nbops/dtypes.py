@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-__all__ = ["Integers", "Types", "check_real", "compute_dtype"]
+__all__ = ["COMPUTED", "Integers", "Types", "check_real", "compute_dtype"]
 
 #: What an op does with integers: ``keep`` computes in them, ``float`` promotes them as NumPy's exp does,
 #: ``float64`` as NumPy's divide does.
@@ -25,7 +25,8 @@ _SUPPORTED = (*_HALF, "float32", "float64", *(f"{u}int{b}" for u in ("", "u") fo
 # A dtype's name takes NumPy ten microseconds, its character none.
 _COMPUTED_CHARACTERS = frozenset("fdbBhHiIlLqQ")
 
-_COMPUTED = tuple(name for name in _SUPPORTED if name not in _HALF)
+#: What loops compute in, by name.
+COMPUTED = tuple(name for name in _SUPPORTED if name not in _HALF)
 
 
 def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -100,8 +101,8 @@ class Types(NamedTuple):
         if len(sides) != 2 or len(sides[0]) != n_inputs or len(sides[1]) != n_outputs:
             raise ValueError(f"types {text!r}: expected {n_inputs} inputs and {n_outputs} outputs")
         for name in sides[0] + sides[1]:
-            if name != "T" and name not in _COMPUTED:
-                raise ValueError(f"types {text!r}: {name!r} is neither T nor one of {', '.join(_COMPUTED)}")
+            if name != "T" and name not in COMPUTED:
+                raise ValueError(f"types {text!r}: {name!r} is neither T nor one of {', '.join(COMPUTED)}")
         if "T" in sides[1] and "T" not in sides[0]:
             raise ValueError(f"types {text!r}: an output is T, but no input is")
         return cls(sides[0], sides[1], integers)

@@ -214,7 +214,12 @@ def tuned_launches(
 
 
 def naive_launches(
-    capabilities: Sequence[Capability], only: str = ""
+    capabilities: Sequence[Capability],
+    only: str = "",
+    dtypes: Sequence[str] = ("float32", "float64"),
+    *,
+    tuned: bool = False,
+    strided: bool = False,
 ) -> Iterator[tuple[str, Launch, Capability]]:
     """Every op's own loop in the same way.
 
@@ -223,13 +228,20 @@ def naive_launches(
     capabilities : sequence of tuple of 2 int
     only : str
         Part of the kernels' names.
+    dtypes : sequence of str
+        Of these, an op's are those that it computes in.
+    tuned : bool
+        The kernel in the loop's place, where there is one.
+    strided : bool
+        For operands that are not contiguous.
     """
     calls = (
-        (f"{name}, {dtype}, as written", launch, cc)
+        (f"{name}, {dtype}, {'tuned' if tuned else 'as written'}", launch, cc)
         for name in registry
-        for dtype in ("float32", "float64")
+        for dtype in naive(name).dtypes
+        if dtype in dtypes
         for cc in capabilities
-        for launch in launches(naive(name), dtype, cc, as_written=True)
+        for launch in launches(naive(name, strided), dtype, cc, as_written=not tuned)
     )
     return _each_once(calls, only)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nbops.dtypes import COMPUTED
 from nbops.targets.bounds import Bound, bound_of, compiler, inner_loop, main, naive_launches, tuned_launches
 from nbops.targets.cuda import toolchain
 from nbops.targets.cuda.architectures import ARCHITECTURES, occupancy
@@ -103,9 +104,35 @@ def test_the_large_products_reach_80_percent_of_the_float32_peak() -> None:
         assert b.bound >= 0.8, b
 
 
-@pytest.mark.slow
-def test_no_loop_as_written_has_a_stack() -> None:
-    bounds = [bound_of(*named) for named in naive_launches(list(ARCHITECTURES))]
+KINDS = {
+    "as written": {},
+    "tuned": {"tuned": True},
+    "strided": {"strided": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        pytest.param(kind, dtype, marks=pytest.mark.slow)
+        for kind in KINDS
+        for dtype in COMPUTED
+        if kind != "strided" or dtype in ("float32", "float64")
+    ],
+)
+def test_every_op_in_every_dtype_compiles_without_a_stack(kind: str, dtype: str) -> None:
+    """To machine code, on each architecture; registers that spill lie in the stack."""
+    check_stacks(naive_launches(list(ARCHITECTURES), "", [dtype], **KINDS[kind]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_ops_in_some_dtypes_compile_without_a_stack(kind: str) -> None:
+    for only, dtype in (("maximum", "uint8"), ("matmul", "int64")):
+        check_stacks(naive_launches(list(ARCHITECTURES), f"{only}_", [dtype], **KINDS[kind]))
+
+
+def check_stacks(named: Any) -> None:
+    bounds = [bound_of(*one) for one in named]
     assert {b.compute_capability for b in bounds} == {"{}.{}".format(*cc) for cc in ARCHITECTURES}
     assert not [b for b in bounds if b.stack_bytes]
 

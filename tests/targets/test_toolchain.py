@@ -39,6 +39,37 @@ def test_one_front_half_serves_every_architecture(monkeypatch: pytest.MonkeyPatc
     assert compiled.count(kernel.function) == 1
 
 
+def test_machine_code_needs_neither_a_toolkit_nor_a_driver(run_python: Any, tmp_path: Path) -> None:
+    """A process that finds no program at all, and whose driver can't be loaded, compiles for all five."""
+    done = run_python(
+        """
+        import ctypes, shutil
+        assert not shutil.which("ptxas") and not shutil.which("nvcc")
+        own = ctypes.CDLL.__init__
+        def refuse(self, name, *arguments, **keywords):
+            if name and "libcuda.so" in str(name):
+                raise OSError("no driver")
+            own(self, name, *arguments, **keywords)
+        ctypes.CDLL.__init__ = refuse
+
+        import nbops
+        from nbops.targets.cuda import toolchain
+        from nbops.targets.cuda.architectures import ARCHITECTURES
+        from nbops.tuned.cuda.catalog import CATALOG, launches
+        for cc in ARCHITECTURES:
+            (launch,) = launches(CATALOG["relu"], "float32", cc)
+            ptx, _ = toolchain.compile_ptx(launch.kernel, cc)
+            assert toolchain.compile_cubin(ptx, cc).startswith(b"\\x7fELF"), cc
+        print("done")
+        """,
+        PATH="",
+        CUDA_HOME=None,
+        CUDA_PATH=None,
+        NBOPS_CACHE_DIR=str(tmp_path / "empty"),
+    )
+    assert "done" in done.stdout
+
+
 @pytest.mark.parametrize("cc", ARCHITECTURES, ids=str)
 def test_the_code_is_what_numba_makes_for_that_architecture(
     cc: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from nbops import frame
+from nbops.dtypes import COMPUTED
 from nbops.op import registry
 from nbops.targets.cuda.execution import plan_frame
 from nbops.targets.cuda.kernels import Launch
@@ -49,6 +50,8 @@ class Example:
         Of the GPU; the plan depends on it.
     tf32 : bool, optional
         See `nbops.use`.
+    strided : bool, optional
+        Whether every operand is every other element of a larger array.
     """
 
     op: str
@@ -57,6 +60,7 @@ class Example:
     dtypes: Sequence[str] = ("float32", "float64")
     multiprocessors: int = 132
     tf32: bool = False
+    strided: bool = False
 
 
 LARGE = 4096, 4096
@@ -118,10 +122,13 @@ CATALOG = {
 }
 
 
-def naive(name: str) -> Example:
-    """A call of an op with sizes that don't matter, for its own loop."""
+def naive(name: str, strided: bool = False) -> Example:
+    """A call of an op with sizes that don't matter, in every dtype that its own loop computes in."""
     op = registry[name]
-    return Example(name, [(8, *(64 for _ in axes)) for axes in op.signature.inputs])
+    dtypes = [d for d in COMPUTED if op.types.integers == "keep" or np.dtype(d).kind == "f"]
+    return Example(
+        name, [(8, *(64 for _ in axes)) for axes in op.signature.inputs], (), dtypes, strided=strided
+    )
 
 
 def launches(
@@ -157,6 +164,8 @@ def launches(
             last = frame.STRIDES + len(shape) - 1
             itemsize = dtypes[operand].itemsize
             row[last - 1], row[last] = itemsize, shape[-2] * itemsize
+        if example.strided:
+            row[frame.STRIDES : frame.STRIDES + len(frame.get_shape(row))] *= 2
     table = frame.new_frame(operands)
     frame.build(signature.table, geometry, table)
     gpu: Any = SimpleNamespace(compute_capability=compute_capability, multiprocessors=example.multiprocessors)
