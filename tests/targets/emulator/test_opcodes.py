@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nbops.targets.emulator import Device, EmulatorError, Program, UnknownInstructionError
+from nbops.targets.emulator.decode import _BUILDERS
 from nbops.targets.emulator.nodes import BYTES
 
 LANES = 512
@@ -128,6 +131,22 @@ for k in ("s16", "u16", "s32", "u32", "s64", "u64"):
         INTEGER[f"mad.wide.{k}"] = ([k, k, wide], wide, lambda a, b, c: a * b + c)
     if k[0] == "s":
         INTEGER |= {f"neg.{k}": ([k], k, operator.neg), f"abs.{k}": ([k], k, abs)}
+
+
+def _of_24_bits(k: str, shift: int) -> Rule:
+    """The product of the low 24 bits, in two's complement where it is signed, from bit `shift` on."""
+
+    def cut(value: int) -> int:
+        value &= 0xFFFFFF
+        return value - (1 << 24) if k[0] == "s" and value >> 23 else value
+
+    return lambda a, b, c=0: (cut(a) * cut(b) >> shift) + c
+
+
+for k in ("s32", "u32"):
+    for half, shift in (("lo", 0), ("hi", 16)):
+        INTEGER[f"mul24.{half}.{k}"] = ([k, k], k, _of_24_bits(k, shift))
+        INTEGER[f"mad24.{half}.{k}"] = ([k, k, k], k, _of_24_bits(k, shift))
 for k in ("b16", "b32", "b64"):
     n = 8 * BYTES[k]
     INTEGER |= {
@@ -286,6 +305,40 @@ def test_selection_and_comparison() -> None:
         [("f32", a), ("f32", b)],
     )
     assert (out == ((b > 0) & ~(a < 0))).all()
+
+
+def test_comparison_into_a_number_and_selection_by_sign() -> None:
+    a, b = integers("s32", 3), integers("s32", 4)
+    inputs = [("s32", a), ("s32", b)]
+    assert (execute("set.lt.u32.s32 %d, %a, %b;", "u32", inputs) == np.where(a < b, 0xFFFFFFFF, 0)).all()
+    assert (execute("set.lt.s32.s32 %d, %a, %b;", "s32", inputs) == np.where(a < b, -1, 0)).all()
+    assert (execute("set.ge.f32.s32 %d, %a, %b;", "f32", inputs) == (a >= b)).all()
+    by = floats("f32", 5)
+    out = execute("slct.s32.f32 %d, %a, %b, %c;", "s32", [*inputs, ("f32", by)])
+    assert (out == np.where(by >= 0, a, b)).all(), "-0 counts as 0, and NaN takes the second"
+    out = execute("slct.s32.s32 %d, %a, %b, %c;", "s32", [*inputs, ("s32", b)])
+    assert (out == np.where(b >= 0, a, b)).all()
+
+
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+def test_signs_and_classes_of_floats(kind: str) -> None:
+    a, b = floats(kind, 5), floats(kind, 6)
+    out = execute(f"copysign.{kind} %d, %a, %b;", kind, [(kind, a), (kind, b)])
+    for sign, value, got in zip(a.tolist(), b.tolist(), out.tolist(), strict=True):
+        assert repr(got) == repr(math.copysign(value, sign))
+    tiny = float(np.finfo(a.dtype).tiny)
+    classes: dict[str, Callable[[float], bool]] = {
+        "finite": math.isfinite,
+        "infinite": math.isinf,
+        "number": lambda x: not math.isnan(x),
+        "notanumber": math.isnan,
+        "normal": lambda x: math.isfinite(x) and (abs(x) >= tiny or x == 0),  # as the manual has it
+        "subnormal": lambda x: 0 < abs(x) < tiny,
+    }
+    for name, rule in classes.items():
+        out = execute(f"testp.{name}.{kind} %q, %a; selp.b32 %d, 1, 0, %q;", "u32", [(kind, a)])
+        assert out.tolist() == [rule(x) for x in a.tolist()], name
+        assert 0 < out.sum() < len(a), "there are some of each"
 
 
 def test_permutations_and_lookups() -> None:
@@ -518,7 +571,17 @@ def test_half_precision() -> None:
     assert (pair.view(np.float16) == a + b).all()
 
 
+def test_every_opcode_has_a_test() -> None:
+    """Each that the emulator knows stands in a test of this folder, as an instruction."""
+    text = "\n".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    missing = [name for name in _BUILDERS if not re.search(rf"[\"\s;({{]{name}[.;\" ]", text)]
+    assert not missing
+
+
 def test_unknown_opcodes_name_themselves() -> None:
+    with pytest.raises(UnknownInstructionError, match="does not know mad24"):
+        words = [("s32", integers("s32", 0))] * 3
+        execute("mad24.hi.sat.s32 %d, %a, %b, %c;", "s32", words)
     with pytest.raises(UnknownInstructionError, match=r"wgmma\.fence\.sync\.aligned"):
         execute("wgmma.fence.sync.aligned;", "u32", [("u32", integers("u32", 0))])
     with pytest.raises(UnknownInstructionError, match="does not know mma"):

@@ -222,6 +222,41 @@ def test_module_variables_and_generic_addresses() -> None:
     assert (data == np.arange(64) % 4 + 1 + 255).all()
 
 
+def test_which_memory_an_address_is_of() -> None:
+    """One bit each for shared, local and global memory, of an address in each of the three."""
+    data = np.zeros(3, np.uint32)
+    asked = "".join(
+        f"isspacep.{space} %p1, %d4; selp.b32 %r2, {bit}, 0, %p1; or.b32 %r3, %r3, %r2;"
+        for bit, space in ((1, "shared"), (2, "local"), (4, "global"))
+    )
+    body = f""".local .align 16 .b8 depot[16]; .shared .align 4 .b8 tile[16];
+    mov.u64 %d2, tile; cvta.shared.u64 %d2, %d2; mov.u64 %d3, depot; cvta.local.u64 %d3, %d3;
+    setp.eq.u32 %p2, %r1, 0; selp.b64 %d4, %d2, %d1, %p2;
+    setp.eq.u32 %p2, %r1, 1; selp.b64 %d4, %d3, %d4, %p2; mov.u32 %r3, 0;
+    {asked} mul.wide.u32 %d5, %r1, 4; add.s64 %d1, %d1, %d5; st.global.u32 [%d1], %r3;"""
+    launch(body, data, block=3)
+    assert data.tolist() == [1, 2, 4]
+
+
+def test_hints_and_fences_change_nothing() -> None:
+    data = np.arange(32, dtype=np.uint32)
+    body = """mul.wide.u32 %d2, %r1, 4; add.s64 %d2, %d2, %d1; prefetch.global.L2 [%d2]; prefetchu.L1 [%d2];
+    applypriority.global.L2::evict_normal [%d2], 128; ldu.global.u32 %r2, [%d2]; membar.gl; fence.acq_rel.gpu;
+    nanosleep.u32 20; griddepcontrol.wait; add.u32 %r2, %r2, 1; st.global.u32 [%d2], %r2;"""
+    launch(body, data, block=32)
+    assert data.tolist() == list(range(1, 33))
+
+
+def test_a_barrier_by_its_other_name() -> None:
+    data = np.arange(64, dtype=np.uint32)
+    body = """.shared .align 4 .b8 tile[256]; mul.wide.u32 %d2, %r1, 4; add.s64 %d2, %d2, %d1;
+    ld.global.u32 %r2, [%d2]; mov.u32 %r3, tile; shl.b32 %r4, %r1, 2; add.u32 %r3, %r3, %r4;
+    st.shared.u32 [%r3], %r2; barrier.sync 0; mov.u32 %r3, tile; sub.u32 %r4, 252, %r4; add.u32 %r3, %r3, %r4;
+    ld.shared.u32 %r2, [%r3]; st.global.u32 [%d2], %r2;"""
+    launch(body, data)
+    assert data.tolist() == list(range(63, -1, -1))
+
+
 def test_control_flow_meets_again() -> None:
     """Loops of different length in each lane, and an early exit."""
     data = np.zeros(64, np.uint32)

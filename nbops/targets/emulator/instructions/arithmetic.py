@@ -76,6 +76,8 @@ def _integer_multiply(decoder: Decoder, ins: Instruction) -> Step:
 
 @instruction("mul24", "mad24")
 def _mul24(decoder: Decoder, ins: Instruction) -> Step:
+    if "sat" in ins.parts:
+        raise decoder.unknown(ins)
     kind = ins.parts[-1]
     high = "hi" in ins.parts
     dtype = dtype_of(kind)

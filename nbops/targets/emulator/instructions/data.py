@@ -123,9 +123,7 @@ def _store(decoder: Decoder, ins: Instruction) -> Step:
     return run
 
 
-@instruction(
-    "prefetch", "prefetchu", "discard", "applypriority", "membar", "fence", "nanosleep", "griddepcontrol"
-)
+@instruction("prefetch", "prefetchu", "applypriority", "membar", "fence", "nanosleep", "griddepcontrol")
 def _nothing(decoder: Decoder, ins: Instruction) -> Step:
     def run(batch: Batch, active: Active) -> None:
         """Hints and fences change no value here."""
