@@ -579,8 +579,8 @@ def test_every_opcode_has_a_test() -> None:
 
 
 def test_unknown_opcodes_name_themselves() -> None:
+    words = [("s32", integers("s32", 0))] * 3
     with pytest.raises(UnknownInstructionError, match="does not know mad24"):
-        words = [("s32", integers("s32", 0))] * 3
         execute("mad24.hi.sat.s32 %d, %a, %b, %c;", "s32", words)
     with pytest.raises(UnknownInstructionError, match=r"wgmma\.fence\.sync\.aligned"):
         execute("wgmma.fence.sync.aligned;", "u32", [("u32", integers("u32", 0))])
