@@ -168,7 +168,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gpu, FakeDriverL
     monkeypatch.setattr(cuda, "available", lambda: True)
     monkeypatch.setattr(cuda, "require", lambda target: None)
     monkeypatch.setattr(devices, "default_device", lambda target: gpu)
-    monkeypatch.setattr(cuda, "_costs", lambda: costs.SHIPPED)
+    monkeypatch.setattr(cuda, "_figures", {gpu.name: costs.SHIPPED})
+    monkeypatch.setattr(cuda, "_used", {gpu.name})  # so that no call measures it
     yield gpu, library
     assert not library.errors
 
@@ -297,13 +298,54 @@ def test_calibration_measures_and_keeps(
     fake_gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     gpu, _ = fake_gpu
-    assert costs.known("another GPU") == costs.SHIPPED
+    assert costs.kept("another GPU") is None
     monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))
-    measured = costs.measure(gpu, "cuda", size=8, nbytes=4096)
-    kept = costs.known(gpu.name)
-    assert dataclasses.asdict(kept) == {key: value for key, value in measured.items() if key != "device"}
+    measured, told = costs.measure(gpu, "cuda", size=8, nbytes=4096)
+    kept = costs.kept(gpu.name)
+    assert kept == measured
+    assert dataclasses.asdict(kept) == {key: value for key, value in told.items() if key != "device"}
     assert kept.launch_microseconds > 0
     assert kept.cores > 0
+
+
+def test_the_first_call_on_a_gpu_measures_it(
+    fake_gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Once for all processes, whatever is in force around the call, whose decision stays the last."""
+    gpu, _ = fake_gpu
+    own, seen = costs.measure, []
+
+    def measure(device: Any, target: str) -> Any:
+        seen.append((device, dispatch.settings().tf32))
+        return own(device, target, size=8, nbytes=4096)
+
+    monkeypatch.setattr(costs, "measure", measure)
+    monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))
+    x = np.ones(3, np.float32)
+    for later_process in (False, True):
+        cuda._used.clear()
+        with nbops.use("cuda", tf32=True):
+            nbops.negative(x)
+            decision = nbops.last_decision()
+            nbops.negative(x)
+        assert decision is not None
+        assert decision.reason == "target 'cuda' was asked for"
+        assert seen == [(gpu, False)], later_process
+    assert cuda._figures[gpu.name] == costs.kept(gpu.name)
+    assert len([name for name in gpu._launches if "matmul" in name or "product" in name]) == 1
+
+
+def test_a_gpu_that_can_not_be_measured_keeps_the_shipped_figures(
+    fake_gpu: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    def measure(device: Any, target: str) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(costs, "measure", measure)
+    monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))
+    cuda._used.clear()
+    np.testing.assert_array_equal(nbops.negative(np.ones(3), target="cuda"), -np.ones(3))
+    assert cuda._figures == {"Fake GPU": costs.SHIPPED}
 
 
 # ---- tuned kernels --------------------------------------------------------------------------------------

@@ -33,9 +33,11 @@ Nothing but this file is imported before a CUDA target is asked for, or a GPU is
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import math
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,7 +112,6 @@ def _missing_compiler() -> str:
 def _after_fork() -> None:
     """A child's driver is not its parent's: ask again, once it is needed."""
     available.cache_clear()
-    _costs.cache_clear()
     driver = sys.modules.get("nbops.targets.cuda.driver")
     if driver is not None:
         driver.load.cache_clear()
@@ -136,15 +137,37 @@ def run_on_copies(op: Any, operands: Any, dtypes: Any, target: str) -> None:
     from nbops.dispatch import settings
     from nbops.targets.cuda import execution
 
-    execution.run_on_copies(op.kernel, operands, dtypes, settings().device or default_device(target))
+    device = settings().device or default_device(target)
+    execution.run_on_copies(op.kernel, operands, dtypes, device)
+    if target == "cuda" and device.name not in _used:
+        _used.add(device.name)
+        _measure_at_first_use(device)
 
 
-def calibrate() -> dict[str, Any]:
+#: GPUs on which a call has run, and the figures of those whose costs were asked for, by name.
+_used: set[str] = set()
+_figures: dict[str, Any] = {}
+
+
+def _measure_at_first_use(device: Any) -> None:
+    """Measure a GPU that nobody has measured here; where it can't be done now, another process will.
+
+    The figures are the GPU's, so nothing that is in force around the call counts.
+    """
+    from nbops.targets.cuda import costs
+
+    if costs.kept(device.name) is None:
+        with suppress(MemoryError, RuntimeError):
+            contextvars.Context().run(calibrate, device)
+
+
+def calibrate(device: Any = None) -> dict[str, Any]:
     """Measure the GPU's figures for the dispatcher and use them from now on."""
     from nbops.targets.cuda import costs
 
-    result = costs.measure(default_device("cuda"), "cuda")
-    _costs.cache_clear()
+    device = device or default_device("cuda")
+    _used.add(device.name)
+    _figures[device.name], result = costs.measure(device, "cuda")
     return result
 
 
@@ -158,11 +181,13 @@ def has_room(work: Work, target: str) -> bool:
     return bool(work.bytes <= default_device(target).free_bytes())
 
 
-@functools.cache
 def _costs() -> Any:
     from nbops.targets.cuda import costs
 
-    return costs.known(default_device("cuda").name)
+    name = default_device("cuda").name
+    if name not in _figures:
+        _figures[name] = costs.kept(name) or costs.SHIPPED
+    return _figures[name]
 
 
 def is_device_array(value: Any) -> bool:

@@ -5,7 +5,8 @@
     launch + bytes / transfer + the loop's time on a core / cores
 
 The shipped figures stand for a desktop GPU on PCIe 4 and are estimates, not measurements: they err against
-the GPU, so that a call is only sent there when it gains. `nbops.calibrate` replaces them by this machine's.
+the GPU, so that a call is only sent there when it gains. The first call that runs on a GPU replaces them by
+figures of its own, which are kept for later processes; `nbops.calibrate` measures anew.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from nbops.dispatch import Work
     from nbops.targets.cuda.devices import Device
 
-__all__ = ["SHIPPED", "Costs", "known", "measure"]
+__all__ = ["SHIPPED", "Costs", "kept", "measure"]
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,25 @@ class Costs:
 SHIPPED = Costs(launch_microseconds=100, bytes_per_microsecond=4000, cores=30)
 
 
-def known(name: str) -> Costs:
-    """The kept figures of the GPU with this name, else the shipped ones."""
+def kept(name: str) -> Costs | None:
+    """The figures that were measured of the GPU with this name; None where there are none."""
     from nbops import calibration
 
-    kept = calibration.kept(_key(name))
+    found = calibration.kept(_key(name))
     try:
-        costs = Costs(**{field: float(kept[field]) for field in asdict(SHIPPED)})
+        costs = Costs(**{field: float(found[field]) for field in asdict(SHIPPED)})
     except (KeyError, TypeError, ValueError):
-        return SHIPPED
-    return costs if min(asdict(costs).values()) > 0 else SHIPPED
+        return None
+    return costs if min(asdict(costs).values()) > 0 else None
 
 
 def _key(name: str) -> str:
     return f"cuda {name}"
 
 
-def measure(device: Device, target: str, size: int = 1024, nbytes: int = 2**25) -> dict[str, Any]:
+def measure(
+    device: Device, target: str, size: int = 1024, nbytes: int = 2**25
+) -> tuple[Costs, dict[str, Any]]:
     """Measure a GPU's figures and keep them.
 
     Parameters
@@ -97,7 +100,7 @@ def measure(device: Device, target: str, size: int = 1024, nbytes: int = 2**25) 
     computing = max(product - launch - 3 * a.nbytes / per_microsecond, product / 100)
     costs = Costs(launch, per_microsecond, size**3 * matmul.nanoseconds / 1e3 / computing)
     calibration.keep(_key(device.name), asdict(costs))
-    return {"device": device.name, **asdict(costs)}
+    return costs, {"device": device.name, **asdict(costs)}
 
 
 def _there_and_back(device: Device, address: int, block: np.ndarray) -> None:
