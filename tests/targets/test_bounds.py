@@ -132,9 +132,11 @@ def test_some_ops_in_some_dtypes_compile_without_a_stack(kind: str) -> None:
 
 
 def check_stacks(named: Any) -> None:
+    """And vectors are vectors for every op and dtype."""
     bounds = [bound_of(*one) for one in named]
     assert {b.compute_capability for b in bounds} == {"{}.{}".format(*cc) for cc in ARCHITECTURES}
     assert not [b for b in bounds if b.stack_bytes]
+    assert not [b for b in bounds if "_vectors_" in b.kernel and b.wide < 1]
 
 
 def test_a_regression_is_noticed() -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import nbops
+from nbops.op import registry
 from nbops.ops.softmax import softmax_last
+from nbops.targets.cuda.architectures import ARCHITECTURES
 from nbops.testing import LAYOUTS
 from tests.cases import CASES, CASES_AND_SHAPES, Case, as_list, assert_close, describe
 from tests.targets.cuda import needs_compiler
@@ -43,8 +45,8 @@ def points(found: Any, quick: Any) -> list[Any]:
 POINTS = [
     (case, shapes, cc)
     for case, shapes in CASES_AND_SHAPES
-    for cc in [(7, 5), (8, 0), *BOTH]
-    if not case.view and (cc in BOTH or case.name == "matmul")
+    for cc in ARCHITECTURES
+    if not case.view and (cc in BOTH or (case.name == "matmul" and cc != (10, 0)))
 ]
 
 
@@ -54,6 +56,29 @@ def test_values(case: Case, shapes: Any, cc: Any, rng: np.random.Generator) -> N
     expected = case.expected(operands)
     with nbops.use("cuda-emulator", compute_capability=cc):
         assert_close(case.function(*operands), expected, case, shapes)
+
+
+OPS_IN_EACH_RUN = ["add", "relu", "matmul", "matvec", "sum_rows", "softmax", "dense_relu"]
+
+
+@pytest.mark.parametrize(
+    ("case", "shapes", "cc"),
+    points(
+        [(case, shapes, cc) for case in LOOPS for shapes in case.shapes for cc in BOTH],
+        lambda case, shapes, cc: cc == (9, 0) and shapes == case.shapes[0] and case.name in OPS_IN_EACH_RUN,
+    ),
+    ids=describe,
+)
+def test_values_of_the_loop_as_written(
+    case: Case, shapes: Any, cc: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop is a kernel too, also where a tuned one takes its place."""
+    for op in registry.values():
+        monkeypatch.setattr(op.kernel, "cuda_planner", None)
+    operands = case.draw(rng, shapes, np.float32)
+    with nbops.use("cuda-emulator", compute_capability=cc) as gpu:
+        assert_close(case.function(*operands), case.expected(operands), case, shapes)
+    assert all("run_elements" in name or "run_items" in name for name in gpu.counters), list(gpu.counters)
 
 
 @pytest.mark.parametrize("case", LOOPS, ids=describe)
@@ -84,12 +109,23 @@ def test_values_in_float64(case: Case, cc: Any, rng: np.random.Generator) -> Non
             assert_close(case.function(*operands), case.expected(operands), case, shapes)
 
 
-GRADIENT_POINTS = [(case, shapes, cc) for case in WITH_RULE for shapes in case.shapes for cc in BOTH]
+GRADIENT_POINTS = [
+    (case, shapes, cc)
+    for case in WITH_RULE
+    for shapes in case.shapes
+    for cc in ARCHITECTURES
+    if cc in BOTH or (case.name == "matmul" and cc != (10, 0))
+]
 
 
 @pytest.mark.parametrize(
     ("case", "shapes", "cc"),
-    points(GRADIENT_POINTS, lambda case, shapes, cc: cc == (9, 0) and shapes == case.shapes[0]),
+    points(
+        GRADIENT_POINTS,
+        lambda case, shapes, cc: (
+            shapes == case.shapes[0] and (cc == (9, 0) or (case.name == "matmul" and cc != (12, 0)))
+        ),
+    ),
     ids=describe,
 )
 def test_gradients(case: Case, shapes: Any, cc: Any, rng: np.random.Generator) -> None:
@@ -117,7 +153,6 @@ def test_the_device_library_in_float64(name: str, cc: Any, rng: np.random.Genera
 
 
 LAYOUTS_IN_EACH_RUN = ["transposed", "sliced", "reversed", "repeated", "repeated_first", "misaligned"]
-OPS_IN_EACH_RUN = ["add", "relu", "matmul", "matvec", "sum_rows", "softmax", "dense_relu"]
 LAYOUT_POINTS = [
     (case, layout, cc)
     for case in LOOPS

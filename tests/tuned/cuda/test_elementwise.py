@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import nbops
+from nbops.op import registry
 from nbops.targets.cuda import residence
 from nbops.targets.emulator.tally import Counters
+from tests.cases import CASES
 from tests.targets.cuda import FakeArray, FakeLibrary, needs_compiler
 
 pytestmark = needs_compiler
@@ -46,6 +48,21 @@ def test_every_byte_is_moved_once_in_128_bits(dtype: str, cc: Any, rng: np.rando
     assert counters.global_loads.bytes == 2 * x.nbytes
     assert counters.global_stores.bytes == x.nbytes
     assert 32 * (counters.global_loads.moved + counters.global_stores.moved) == 3 * x.nbytes
+
+
+ELEMENTWISE = [case.name for case in CASES if case.op is not None and case.op.signature.is_elementwise]
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_every_op_moves_the_least_in_128_bits(name: str, rng: np.random.Generator) -> None:
+    op = registry[name]
+    operands = [rng.uniform(0.25, 2, 4096).astype(np.float32) for _ in op.arguments]
+    with nbops.use("cuda-emulator") as gpu:
+        op(*operands)
+    _, counters = counters_of(gpu)
+    assert set(accesses(counters)) == {"LDG.128", "STG.128"}
+    assert counters.global_loads.bytes == 32 * counters.global_loads.moved == sum(x.nbytes for x in operands)
+    assert counters.global_stores.bytes == 32 * counters.global_stores.moved == operands[0].nbytes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8"])
