@@ -33,7 +33,7 @@ def reshape(x: Any, shape: int | Sequence[int], *, copy: bool | None = None) -> 
         One length may be -1: what is left.
     copy : bool, optional
         Whether the result has memory of its own; it has where there is no such view, unless given. May not be
-        given with tensors or Dask arrays; on a GPU the result is always a view.
+        given with tensors, Dask arrays or arrays on a GPU.
 
     Returns
     -------
@@ -63,8 +63,8 @@ def reshape(x: Any, shape: int | Sequence[int], *, copy: bool | None = None) -> 
     if cuda.is_device_array(x):
         from nbops.targets.cuda import views
 
-        if copy:
-            raise TypeError("reshape: copy=True does not go with arrays on a GPU, which nbops never copies")
+        if copy is not None:
+            raise TypeError("reshape: copy= does not go with arrays on a GPU; leave it out")
         return views.reshape(x, shape)
     array = arrays.plain(x)
     result = np.reshape(array, shape)
