@@ -106,7 +106,7 @@ def test_sizes_around_the_borders_of_tiles_and_blocks(dtype: str, mode: str) -> 
     rng = np.random.default_rng(1)
     tasks, tile = product_tasks(dtype), host_tile()
     mr, nr = tile.mr, tile.nr(np.dtype(dtype).itemsize)
-    most = MC // np.dtype(dtype).itemsize
+    most, wide = MC // np.dtype(dtype).itemsize, NC // np.dtype(dtype).itemsize
     rows = [1, 2, mr - 1, mr, mr + 1, 3 * mr + 1, most, most + 1]
     columns = [1, 2, nr // 2, nr - 1, nr, nr + 1, 2 * nr, 7 * nr + 3]
     inner = [1, 2, 15, 16, 17, KC - 1, KC, KC + 1, 2 * KC + 3]
@@ -114,7 +114,7 @@ def test_sizes_around_the_borders_of_tiles_and_blocks(dtype: str, mode: str) -> 
     sizes += [
         (m, k, n) for k in inner for m, n in ((1, 3 * nr + 1), (mr + 1, nr + 1), (most + 1, 1), (2, 300))
     ]
-    sizes += [(1, 5, NC + 99), (3, 5, NC + 1), (9, 40, NC + nr + 1), (4, 500, 1100)]
+    sizes += [(1, 5, wide + 99), (3, 5, wide + 1), (9, 40, wide + nr + 1), (4, 500, 1100)]
     for m, k, n in sizes:
         a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
         assert_product(product(tasks, mode, a, b), a, b)
@@ -376,7 +376,7 @@ def test_block_sizes_are_multiples_of_every_tile() -> None:
     tiles = [tile_shape("x86_64", p) for p in processors] + [tile_shape("aarch64", "")]
     for tile, itemsize in itertools.product(tiles, (4, 8)):
         assert MC // itemsize % tile.mr == 0
-        assert NC % tile.nr(itemsize) == 0
+        assert NC // itemsize % tile.nr(itemsize) == 0
 
 
 def test_unsupported() -> None:

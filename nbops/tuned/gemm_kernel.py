@@ -128,7 +128,7 @@ def multiply_tile(
 def multiply_block(
     arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int, size: int, nr: int
 ) -> None:
-    """``C[i0:i1, j0:j1]``, at most NC columns."""
+    """``C[i0:i1, j0:j1]``, at most NC bytes of columns."""
     mr = tile_rows()
     k, a_row, a_step = arguments[K], arguments[A_ROW], arguments[A_STEP]
     b_step, b_column = arguments[B_STEP], arguments[B_COLUMN]
@@ -212,5 +212,6 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
             if few and (i1 - i0 == 1 or arguments[IN_PLACE] == 0):
                 multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
             else:
-                for jc in range(j0, j1, NC):
-                    multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + NC), scratch, size, nr)
+                most = NC // size
+                for jc in range(j0, j1, most):
+                    multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + most), scratch, size, nr)
