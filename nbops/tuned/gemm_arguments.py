@@ -37,10 +37,10 @@ OPERANDS = 6
 MR, NR, LANES, ITEMSIZE, KERNEL, PARALLEL, ONE = 16, 34, 35, 36, 37, 38, 39
 ARGUMENTS = 41
 
-# Block sizes: KC in elements, MC and NC in bytes (an MC of 768 is 192 rows of float32 or 96 of float64). NC is
-# a multiple of every nr, MC's rows of every mr. The longer KC, the less often C is read and written; MC rows
-# and a panel of that length must fit in the L2 cache. KC x NC, some 4 MB, is each worker's part of the L3
-# cache: with blocks of 8 MB, 2048 x 2048 x 2048 in float64 took 1.17 times as long.
+# Block sizes: KC in elements, MC and NC in bytes (an MC of 768 is 192 rows of float32, or 96 of float64). NC
+# is a multiple of every nr, MC's rows of every mr. The longer KC, the less often C is read and written; MC
+# rows and a panel of that length must fit in the L2 cache. KC x NC, some 4 MB, is each worker's part of the
+# L3 cache: with blocks of 8 MB, 2048 x 2048 x 2048 in float64 took 1.1 times as long.
 KC, MC, NC = {0: (400, 768, 8064), 1: (1040, 384, 4224)}.get(cache_bytes(2) >> 20, (1040, 768, 4224))
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 FEW_ROWS, SUMS = 4, 2048  # `multiply_rows` takes so many rows, and computes so many elements at a time
