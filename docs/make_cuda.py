@@ -104,6 +104,8 @@ def bounds_table(kernels: list[dict[str, dict[str, Any]]], share: str, figure: s
 def in_words(b: dict[str, Any]) -> str:
     """The call, and what this kernel does in it where that is not the call's main work."""
     call, kernel = b["call"], b["kernel"]
+    if kernel.endswith("_scaled"):
+        return f"{call}: scaled, and added to c"
     if (kernel.startswith("add_") and "_parts_" in kernel) or "_totals_" in kernel:
         return f"{call}: adding the parts"
     if call.startswith("dense") and not kernel.startswith(("product", "add")):

@@ -60,6 +60,9 @@ def _(dtypes: Dtypes, layout: int) -> Tasks | None:
     return gemm_cpu.gemm_tasks_of(dtypes[0]) if dtypes[0].kind == "f" else None
 
 
+gemm.tune(cuda="nbops.tuned.cuda.products:gemm_plan")
+
+
 @gemm.gradient
 def _(a: Any, b: Any, c: Any, alpha: Any, out: Any, dout: Any) -> Any:
     scaled = multiply(expand_dims(expand_dims(alpha, -1), -1), dout)

@@ -91,6 +91,8 @@ CATALOG = {
     "dense weight gradient": Example("dense_weight_gradient", ((4096, 784), (4096, 512))),
     "dense weight gradient in parts": Example("dense_weight_gradient", ((5000, 512), (5000, 10))),
     "dense in parts": Example("dense_relu", ((64, 8192), (8192, 128), (128,))),
+    "gemm": Example("gemm", (LARGE, LARGE, LARGE, ())),
+    "gemm in parts": Example("gemm", ((512, 5000), (5000, 512), (512, 512), ()), transposed=(0,)),
     "add": Example("add", (LARGE, LARGE), dtypes=("float32", "float64", "int8")),
     "add a bias": Example("add", (LARGE, (4096,))),
     "relu": Example("relu", (LARGE,)),

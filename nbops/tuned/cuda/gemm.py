@@ -38,6 +38,10 @@ class Names:
         Address, stride along rows (columns, for b), and stride along k (columns, for out).
     bias : tuple of 2 str, optional
         Address and stride of what is added to every row.
+    addend : tuple of 3 str, optional
+        Address and strides of what the product, times the factor, is added to.
+    factor : tuple of 1 str, optional
+        Its address.
     """
 
     m: str
@@ -47,6 +51,8 @@ class Names:
     b: tuple[str, str, str]
     out: tuple[str, str, str]
     bias: tuple[str, ...] = ()
+    addend: tuple[str, ...] = ()
+    factor: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Reading:
 
 
 def product_plan(call: Call, names: Names, activation: str = "linear") -> Plan | None:
-    """What computes ``activation(a @ b + bias)``; None where the loop has to.
+    """What computes ``activation(a @ b + bias)``, or ``addend + factor a @ b``; None where the loop has to.
 
     Parameters
     ----------
@@ -77,19 +83,17 @@ def product_plan(call: Call, names: Names, activation: str = "linear") -> Plan |
     blocks = math.ceil(m / tile.m) * math.ceil(n / tile.n) * items
     a, b = _reading(call, names.a, m, k), _reading(call, names.b, n, k)
     rank = call.batch_rank
+    apart = parts > 1 or bool(names.addend)  # the sums go to the workspace, and another launch finishes them
     multiply = Launch(
-        product_kernel(dtype, tile, names, a, b, rank, "part" if parts > 1 else activation),
+        product_kernel(dtype, tile, names, a, b, rank, "part" if apart else activation),
         (blocks, parts, 1),
         (tile.threads, 1, 1),
     )
-    if parts == 1:
+    if not apart:
         return Plan([multiply])
     width = VECTOR_BYTES // dtype.itemsize
-    if (
-        n % width
-        or call[names.out[2]] != dtype.itemsize
-        or not _aligned(call, names.out[0], call[names.out[1]])
-    ):
+    by_element = [operand for operand in (names.out, names.addend) if operand]
+    if n % width or not all(_in_vectors(call, *operand) for operand in by_element):
         width = 1
     threads = items * m * n // width
     add = Launch(
@@ -117,13 +121,18 @@ def _aligned(call: Call, address: str, stride: int) -> bool:
     return not any(value % VECTOR_BYTES for value in [call[address], *strides])
 
 
+def _in_vectors(call: Call, address: str, row: str, column: str) -> bool:
+    """Whether the rows of a matrix are made of aligned vectors."""
+    return call[column] == call.dtypes[0].itemsize and _aligned(call, address, call[row])
+
+
 def _words(names: Names, rank: int, *operands: tuple[str, ...]) -> tuple[list[str], dict[str, int]]:
     """The words that a kernel takes, and where in them it finds batch sizes and strides."""
     parameters = [names.m, names.n, names.k, "items", "workspace"]
     parameters += [word for operand in operands for word in operand]
     places = {"BATCH_RANK": rank, "BATCH": len(parameters)}
     parameters += [f"batch{axis}" for axis in range(rank)]
-    for name, operand in zip(("A", "B", "OUT", "BIAS"), operands, strict=False):
+    for name, operand in zip(("A", "B", "OUT", "BIAS", "ADDEND", "FACTOR"), operands, strict=False):
         places[f"{name}_BATCH"] = len(parameters)
         parameters += [f"{operand[0]}_batch{axis}" for axis in range(rank)] if operand else []
     return parameters, places
@@ -150,7 +159,7 @@ def parts_kernel(
     dtype: np.dtype[Any], parts: int, width: int, names: Names, rank: int, activation: str
 ) -> CudaKernel:
     """The kernel that adds the parts of each sum."""
-    parameters, places = _words(names, rank, (), (), names.out, names.bias)
+    parameters, places = _words(names, rank, (), (), names.out, names.bias, names.addend, names.factor)
     constants: dict[str, Any] = {
         **places,
         "ELEMENT": array_type(dtype, 1, "C", False).dtype,
@@ -158,10 +167,11 @@ def parts_kernel(
         "PARTS": parts,
         "WIDTH": width,
         "HAS_BIAS": bool(names.bias),
+        "HAS_ADDEND": bool(names.addend),
         "finish": _finish(activation, bool(names.bias)),
     }
     constants["item_offset"] = helper(gemm_kernel.item_offset, constants)
-    name = f"add_{parts}_parts_{dtype.name}_{activation}"
+    name = f"add_{parts}_parts_{dtype.name}_{'scaled' if names.addend else activation}"
     return CudaKernel(gemm_parts.add_parts, parameters, name=name, max_threads=PART_THREADS, **constants)
 
 

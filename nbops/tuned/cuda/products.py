@@ -1,4 +1,4 @@
-"""The plans of the ops that are matrix products: matmul, the dense layer, and its weights' gradient.
+"""The plans of the ops that are matrix products: matmul, gemm, the dense layer, and its weights' gradient.
 
 A plan may be made of another op's launches, which then get this op's words by other names: the softmax layer
 ends with softmax's kernel on its own result, and the bias's gradient is the sum of rows.
@@ -13,10 +13,11 @@ from nbops.targets.cuda.kernels import Call, Plan
 from nbops.tuned.cuda import rows, sums
 from nbops.tuned.cuda.gemm import Names, product_plan
 
-__all__ = ["dense_plan", "matmul_plan", "weight_gradient_plan"]
+__all__ = ["dense_plan", "gemm_plan", "matmul_plan", "weight_gradient_plan"]
 
 OUT = "out", "out_m", "out_n"
 MATMUL = Names("m", "n", "k", ("a", "a_m", "a_k"), ("b", "b_n", "b_k"), OUT)
+GEMM = replace(MATMUL, addend=("c", "c_m", "c_n"), factor=("alpha",))
 DENSE = Names("m", "n", "k", ("x", "x_m", "x_k"), ("w", "w_n", "w_k"), OUT, ("b", "b_n"))
 WEIGHT_GRADIENT = Names("k", "n", "m", ("x", "x_k", "x_m"), ("dz", "dz_n", "dz_m"), ("dw", "dw_k", "dw_n"))
 
@@ -44,6 +45,11 @@ SUM_OF_DZ = {
 def matmul_plan(call: Call) -> Plan | None:
     """``a @ b``, in float32 and float64."""
     return product_plan(call, MATMUL)
+
+
+def gemm_plan(call: Call) -> Plan | None:
+    """``c + alpha a @ b``: what adds up the parts of a sum, one or several, scales it and adds it to `c`."""
+    return product_plan(call, GEMM)
 
 
 def dense_plan(call: Call) -> Plan | None:

@@ -28,6 +28,7 @@ from nbops.tuned.cuda import (
     elementwise,
     gemm,
     gemm_kernel,
+    gemm_parts,
     helpers,
     row_gradient_kernels,
     row_gradients,
@@ -93,6 +94,11 @@ def product_of(m: int, k: int, n: int) -> Callable[[], None]:
     return lambda: close(nbops.matmul(a, b), a.astype(np.float64) @ b, 1e-4)
 
 
+def added_to(*shapes: tuple[int, ...]) -> Callable[[], None]:
+    a, b, c = (draw(*shape) for shape in shapes)
+    return lambda: close(nbops.gemm(a, b, c, np.float32(0.5)), c + 0.5 * (a.astype(np.float64) @ b), 1e-4)
+
+
 CASES: dict[str, Callable[[], None]] = {
     "a block a row": softmax_of(spread(3, 2044)),
     "lanes a row": softmax_of(draw(5, 10)),
@@ -113,6 +119,8 @@ CASES: dict[str, Callable[[], None]] = {
     "vectors": add_of((1003,), (1003,)),
     "many vectors": add_of((40_001,), (40_001,)),
     "a product": product_of(70, 37, 45),
+    "a product added to a matrix": added_to((70, 37), (37, 45), (70, 45)),
+    "added in a batch": added_to((3, 5, 6), (6, 4), (5, 4)),
 }
 
 
@@ -201,6 +209,16 @@ PRODUCT_MUTANTS = [
     Mutant(gemm_kernel.multiply_tiles, "half ^ index(DEPTH)", "half", "a product"),
     Mutant(gemm_kernel.multiply_tiles, "sums[i] = ELEMENT(0)", "sums[i] = ELEMENT(1)", "a product"),
     Mutant(gemm_kernel.write_row, "at_row < m", "at_row <= m", "a product"),
+    Mutant(gemm_parts.add_parts, "number >= index", "number > index", "a product added to a matrix"),
+    Mutant(
+        gemm_parts.add_parts,
+        "row - item * m) * words[ADDEND_M]",
+        "row) * words[ADDEND_M]",
+        "added in a batch",
+    ),
+    Mutant(
+        gemm_parts.add_parts, "part[lane] + factor * total", "part[0] + factor * total", "added in a batch"
+    ),
 ]
 
 

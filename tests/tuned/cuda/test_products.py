@@ -149,6 +149,36 @@ def test_a_long_sum_of_few_elements_is_cut_into_parts(
     np.testing.assert_array_equal(*results)  # the same bits every time
 
 
+# ---- a product that is scaled and added to something ------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(70, 37, 45), (33, 20, 64), (1, 300, 12), (12, 900, 8), (5, 0, 4)], ids=str
+)
+def test_gemm_scales_and_adds(m: int, k: int, n: int, dtype: Any, rng: np.random.Generator) -> None:
+    """As in a step of gradient descent: the left operand transposed, and the result in place."""
+    a, b, c = draw(rng, (m, k), dtype, True), draw(rng, (k, n), dtype), draw(rng, (m, n), dtype)
+    exact = c.astype(np.float64) - 0.5 * (a.astype(np.float64) @ b)
+    bound = (k + 3) * np.finfo(dtype).eps * (np.abs(a) @ np.abs(b) + np.abs(c) + 1)
+    with nbops.use("cuda-emulator") as gpu:
+        assert nbops.gemm(a, b, c, dtype(-0.5), out=c) is c
+    assert kernels_of(gpu) == ["multiply_tiles", "add_parts"]
+    assert (np.abs(c - exact) <= bound).all()
+
+
+def test_gemm_of_a_batch_reads_a_repeated_addend_and_factor(rng: np.random.Generator) -> None:
+    a, b, c = (
+        draw(rng, (2, 3, 5, 6), np.float32),
+        draw(rng, (3, 6, 4), np.float32),
+        draw(rng, (5, 1), np.float32),
+    )
+    c, alpha = np.broadcast_to(c, (5, 4)), draw(rng, (2, 1), np.float32)
+    with nbops.use("cuda-emulator"):
+        result = nbops.gemm(a, b, c, alpha)
+    np.testing.assert_allclose(result, c + alpha[..., None, None] * (a @ b), rtol=1e-5, atol=1e-5)
+
+
 def test_parts_of_a_weight_gradients_product_fill_the_gpu() -> None:
     """A layer of 512 x 10 weights, 5,000 images: 16 tiles of the smallest size, 132 multiprocessors."""
     (multiply, add) = launches(Example("matmul", ((512, 5000), (5000, 10)), transposed=(0,)), "float32")
