@@ -60,6 +60,10 @@ def test_machine_code_needs_neither_a_toolkit_nor_a_driver(run_python: Any, tmp_
             (launch,) = launches(CATALOG["relu"], "float32", cc)
             ptx, _ = toolchain.compile_ptx(launch.kernel, cc)
             assert toolchain.compile_cubin(ptx, cc).startswith(b"\\x7fELF"), cc
+        loaded = {line.split()[-1] for line in open("/proc/self/maps") if "libnv" in line}
+        for name in "libnvvm.so", "libnvJitLink.so":
+            (path,) = (path for path in loaded if name in path)
+            assert "site-packages" in path, path
         print("done")
         """,
         PATH="",
