@@ -264,6 +264,16 @@ ERRORS = {
         TypeError,
         "y_true has dtype float64 and fractions; expected integers",
     ),
+    "labels in long double": (
+        lambda: nbops.sparse_categorical_crossentropy(ONES(1, np.longdouble), ONES((1, 3))),
+        TypeError,
+        f"sparse_categorical_crossentropy: y_true has dtype {np.dtype(np.longdouble)}; expected",
+    ),
+    "labels that are answers": (
+        lambda: nbops.sparse_categorical_crossentropy([True], ONES((1, 3))),
+        TypeError,
+        "sparse_categorical_crossentropy: y_true is a list of dtype bool; expected real numbers",
+    ),
     "labels' shape": (
         lambda: nbops.sparse_categorical_crossentropy([0, 1, 1], ONES((2, 3))),
         ValueError,

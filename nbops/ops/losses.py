@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nbops import arrays
+from nbops.dtypes import check_real
 from nbops.kernel import Array, Scalar
 from nbops.op import elementwise, op
 from nbops.ops.elementwise import divide, log, multiply, subtract
@@ -209,6 +210,7 @@ def sparse_categorical_crossentropy(
             else np.asarray(arrays.as_array(x, NAME, argument))
             for x, argument in ((y_true, "y_true"), (y_pred, "y_pred"))
         )
+        check_real(labels.dtype, NAME, "y_true")
     shape = shape_of(predictions, NAME)
     axis = operator.index(axis)
     if not -len(shape) <= axis < max(len(shape), 1):
@@ -227,6 +229,9 @@ NAME = "sparse_categorical_crossentropy"
 def _tensors(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     import tensorflow as tf
 
+    if not arrays.is_tensorflow(y_true):  # TensorFlow would lose a mask
+        y_true = np.asarray(arrays.as_array(y_true, NAME, "y_true"))
+        check_real(y_true.dtype, NAME, "y_true")
     labels = tf.convert_to_tensor(y_true)
     if not (labels.dtype.is_integer or labels.dtype.is_floating):
         raise TypeError(f"{NAME}: y_true has dtype {labels.dtype.name}; expected integers")
@@ -248,7 +253,7 @@ def _one_label_each(labels: Any, shape: tuple[int, ...], axis: int) -> Any:
 
 def _checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
     """Whole labels from 0 to classes - 1; -1 classes are an unknown number."""
-    is_float = labels.dtype.kind == "f"
+    is_float = labels.dtype.kind not in "iu"
     if is_float and not np.array_equal(labels, np.trunc(labels)):
         raise TypeError(f"{NAME}: y_true has dtype {labels.dtype} and fractions; expected integers")
     wrong = labels[(labels < 0) | ((labels >= classes) & (classes >= 0))]

@@ -38,6 +38,17 @@ def test_a_label_out_of_range_raises(wrong: int, from_logits: bool) -> None:
     assert np.isfinite(loss(labels[:2], predictions[:2])).all()  # all goes on
 
 
+def test_labels_beside_tensors_are_read_as_beside_arrays() -> None:
+    predictions = tf.fill((2, 3), 0.25)
+    for labels in (np.ma.masked_array([0, 1], [True, False]), np.array([None, 1]), np.array([True, False])):
+        with pytest.raises(TypeError, match="sparse_categorical_crossentropy: y_true"):
+            nbops.sparse_categorical_crossentropy(labels, predictions)
+    wanted = nbops.sparse_categorical_crossentropy(tf.constant([0, 1]), predictions)
+    for labels in ([0, 1], np.array([0.0, 1.0]), np.array([0, 1], "uint8")):
+        result = nbops.sparse_categorical_crossentropy(labels, predictions)
+        np.testing.assert_array_equal(result, wanted)
+
+
 @pytest.mark.parametrize("from_logits", [False, True])
 def test_a_label_out_of_range_raises_where_only_the_gradient_is_wanted(from_logits: bool) -> None:
     """Grappler removes the loss itself from such a graph."""
