@@ -7,6 +7,7 @@ the arguments ends with exit code 2 and one line.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from nbops import __version__
 from nbops.files import check_writable, replacing
 
 __all__ = ["main"]
@@ -172,13 +174,12 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
-def _function(name: str) -> Any:
-    """An op, or a function of ops such as dense."""
+def _function(name: str, composites: Sequence[str] = ("dense", "dot", "mean", "sum")) -> Any:
+    """An op, or one of these functions of ops."""
     import nbops
     from nbops.op import registry
 
-    composites = {f: getattr(nbops, f) for f in nbops.__all__ if f in ("dense", "dot", "mean", "sum")}
-    known = {**composites, **registry}
+    known = {**{name: getattr(nbops, name) for name in composites}, **registry}
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, 1)
@@ -190,6 +191,8 @@ def _function(name: str) -> Any:
 def _dtype(name: str) -> Any:
     import numpy as np
 
+    with contextlib.suppress(ImportError):
+        import ml_dtypes  # noqa: F401 - bfloat16 has a name then
     try:
         return np.dtype(name)
     except TypeError:
@@ -290,7 +293,7 @@ def _add_ladder(commands: Any) -> None:
 def _ladder(options: argparse.Namespace) -> int:
     import nbops
 
-    _function(options.op)
+    _function(options.op, ("dense",))
     if not 0 < options.seconds < math.inf:
         raise Mistake(f"--seconds {options.seconds:g}: expected a positive number")
     if options.plot:
@@ -367,6 +370,7 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
 
 def _parser() -> _Parser:
     parser = _Parser(prog="nbops", description="Plain loops on every core: what would run, and how fast.")
+    parser.add_argument("--version", action="version", version=f"nbops {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)

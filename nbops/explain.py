@@ -10,7 +10,7 @@ import numpy as np
 
 from nbops import arrays, dispatch, execution, frame
 from nbops.durations import duration
-from nbops.op import Op
+from nbops.op import Op, registry
 from nbops.settings import recorded
 from nbops.targets import cpu, cuda
 
@@ -55,10 +55,12 @@ class Explanation:
 
     def __str__(self) -> str:
         times = ", ".join(f"{target} {duration(time * 1e3)}" for target, time in self.microseconds.items())
-        shapes = " ".join("x".join(map(str, shape)) or "()" for shape in self.shapes)
+        shapes = ["x".join(map(str, shape)) or "()" for shape in self.shapes]
+        n_inputs = registry[self.op].n_inputs
+        signature = f"{', '.join(shapes[:n_inputs])} -> {', '.join(shapes[n_inputs:])}"
         return "\n".join(
             [
-                f"{self.op}: {shapes} in {self.dtypes[-1]}",
+                f"{self.op}: {signature} in {self.dtypes[-1]}",
                 f"  target      {self.decision.target} (rule: {self.decision.rule})",
                 f"  because     {self.decision.reason}",
                 f"  bytes       {self.bytes_moved:,}",

@@ -80,7 +80,7 @@ PRINTS = {
     "make train": "test accuracy: 0.",
     "make test": " passed",
     "make bench-peers": "The best peer's time over nbops's",
-    "nbops explain matmul": "matmul: 128x784 784x512 128x512 in float32",
+    "nbops explain matmul": "matmul: 128x784, 784x512 -> 128x512 in float32",
     "nbops explain softmax": "peak_and_sum: 6000x4000 in float32, 12 chunks",
     "nbops calibrate": " threads",
     "nbops ladder matmul": "of the ceiling",

@@ -80,7 +80,7 @@ def test_the_python_on_a_page_runs(
         exec(compile(block, name, "exec"), names)
     if name == "dispatch.md":
         printed = capsys.readouterr().out
-        assert "matmul: 128x784 784x512 128x512 in float32" in printed
+        assert "matmul: 128x784, 784x512 -> 128x512 in float32" in printed
         assert "target 'parallel' was asked for, but one thread is all there is (strict)" in printed
 
 

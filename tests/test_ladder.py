@@ -201,6 +201,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Any) 
     [
         (["ladder", "fft"], "nbops ladder: unknown op 'fft'"),
         (["ladder", "multiply"], "nbops ladder: ladder: multiply needs shapes"),
+        (["ladder", "sum", "3x4"], "nbops ladder: unknown op 'sum'; did you mean "),
         (
             ["ladder", "relu", "3", "--seconds", "nan"],
             "nbops ladder: --seconds nan: expected a positive number",

@@ -89,8 +89,20 @@ def test_a_target_of_the_environment_that_is_not_there(
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "matmul", "128x784", "784x512", "float32"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("matmul: 128x784 784x512 128x512 in float32")
+    assert text.startswith("matmul: 128x784, 784x512 -> 128x512 in float32")
     assert "because" in text
+
+
+def test_explain_knows_every_dtype_that_ops_take(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    assert main(["explain", "add", "10", "10", "bfloat16"]) == 0
+    assert capsys.readouterr().out.startswith("add: 10, 10 -> 10 in float32")  # where the loop runs
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"nbops {nbops.__version__}\n"
 
 
 def test_explain_of_dask_arrays(capsys: pytest.CaptureFixture[str]) -> None:
