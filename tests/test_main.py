@@ -82,7 +82,7 @@ def test_a_target_of_the_environment_that_is_not_there(
     ):
         if target == "quick" or not nbops.targets.cuda.available():
             monkeypatch.setenv("NBOPS_TARGET", target)
-            nbops.dispatch._settings_from_environment.cache_clear()
+            nbops.settings._settings_from_environment.cache_clear()
             assert message in refusal(command, capsys)
 
 
