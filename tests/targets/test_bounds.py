@@ -133,7 +133,7 @@ def test_some_ops_in_some_dtypes_compile_without_a_stack(kind: str) -> None:
 
 
 def check_stacks(named: Any) -> None:
-    """And an elementwise op's vectors are vectors, in every dtype; parts of products end with single elements."""
+    """And an elementwise op's vectors are vectors; parts of products end with single elements."""
     bounds = [bound_of(*one) for one in named]
     assert {b.compute_capability for b in bounds} == {"{}.{}".format(*cc) for cc in ARCHITECTURES}
     assert not [b for b in bounds if b.stack_bytes]
