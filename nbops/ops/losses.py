@@ -244,7 +244,9 @@ def _one_label_each(labels: Any, shape: tuple[int, ...], axis: int) -> Any:
     wanted = list(shape)
     del wanted[axis]
     if len(own) == len(shape) and own[-1] == 1:
-        labels, own = arrays.rearranged(labels, lambda x: x[..., 0]), own[:-1]
+        first = operator.itemgetter((..., 0))
+        labels = first(labels) if arrays.is_tensorflow(labels) else arrays.rearranged(labels, first)
+        own = own[:-1]
     agree = len(own) == len(wanted) and all(-1 in (m, n) or m == n for m, n in zip(own, wanted, strict=True))
     if not agree:
         raise ValueError(f"{NAME}: y_true is {own} and y_pred is {shape}; expected one label per prediction")

@@ -244,7 +244,8 @@ def sum_to(gradient: Any, operand: Any) -> Any:
     axes = tuple(range(extra)) + tuple(
         extra + axis for axis, n in enumerate(shape) if n == 1 and own[extra + axis] != 1
     )
-    return reshape(sum_over(gradient, axis=axes), shape)
+    total = sum_over(gradient, axis=axes)
+    return total if np.shape(total) == shape else reshape(total, shape)
 
 
 def _sum_tensor_to(gradient: Any, operand: Any) -> Any:
