@@ -176,12 +176,16 @@ def symbol_address(name: str) -> Any:
     return address
 
 
-@functools.cache
+_places: dict[str, np.ndarray] = {}
+
+
 def _place(name: str) -> np.ndarray:
     """A word of memory that compiled code knows by a symbol; it is never freed."""
-    word = np.zeros(1, np.int64)
-    add_symbol(name, word.ctypes.data)
-    return word
+    with global_compiler_lock:  # one for all threads: code that is loaded keeps the address that it found
+        if name not in _places:
+            _places[name] = np.zeros(1, np.int64)
+            add_symbol(name, _places[name].ctypes.data)
+        return _places[name]
 
 
 def name_task(name: str, task: Any) -> Any:

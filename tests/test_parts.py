@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -90,6 +92,17 @@ def test_numba_compiles_as_ever_afterwards() -> None:
     plain = numba.njit(lambda x: x * 2)
     assert plain(4) == 8
     assert not isinstance(library_of(plain), PartLibrary)
+
+
+def test_threads_that_name_a_task_at_once_share_its_place() -> None:
+    start = threading.Barrier(8)
+
+    def place(_: int) -> int:
+        start.wait()
+        return int(compiler._place("nbops_test_shared").ctypes.data)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(place, range(8)))) == 1
 
 
 def test_a_task_is_called_by_a_name_that_is_given_later() -> None:
