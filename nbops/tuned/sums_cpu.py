@@ -12,10 +12,12 @@ import numpy as np
 from numba import types
 
 from nbops.tuned.lanes import LANES, fold_sum, new_lanes
+from nbops.tuned.prefetch import prefetch
 from nbops.tuned.twins import compiled_as
 
 __all__ = ["BLOCK", "block_dot", "block_sum", "wide"]
 
+AHEAD = 2048  # bytes: how early memory is asked for
 BLOCK = 32768  # elements; larger rows are shared between cores in such blocks
 
 
@@ -39,6 +41,7 @@ def block_sum(x: Any) -> Any:
     whole = x.shape[0] // LANES * LANES
     for start in range(0, whole, LANES):
         block = x[start : start + LANES]
+        prefetch(block, LANES * x.itemsize, AHEAD)
         for j in range(LANES):
             totals[j] += block[j]
     rest = x[whole:]
@@ -53,6 +56,8 @@ def block_dot(x: Any, y: Any) -> Any:
     whole = x.shape[0] // LANES * LANES
     for start in range(0, whole, LANES):
         a, b = x[start : start + LANES], y[start : start + LANES]
+        prefetch(a, LANES * x.itemsize, AHEAD)
+        prefetch(b, LANES * x.itemsize, AHEAD)
         for j in range(LANES):
             totals[j] += wide(a[j]) * wide(b[j])
     a, b = x[whole:], y[whole:]

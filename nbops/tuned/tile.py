@@ -27,12 +27,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from nbops.tuned.pointers import BYTE, WORD, advance
+from nbops.tuned.prefetch import prefetch_line
 from nbops.tuned.vectors import (
-    INDEX,
     broadcast,
     fused_multiply_add,
     host_tile,
@@ -152,12 +151,9 @@ def prefetch_row(typingctx: Any, width: Any, pointer: Any) -> Any:
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         row_bytes = width.vectors * host_tile().vector_bytes
-        kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), INDEX, INDEX, INDEX])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        write, keep, data = INDEX(1), INDEX(3), INDEX(1)
         start = builder.bitcast(arguments[1], BYTE.as_pointer())
         for offset in [*range(0, row_bytes, 64), row_bytes - 1]:
-            builder.call(prefetch, [builder.gep(start, [WORD(offset)]), write, keep, data])
+            prefetch_line(builder, builder.gep(start, [WORD(offset)]), write=True)
         return context.get_dummy_value()
 
     return types.void(width, pointer), codegen

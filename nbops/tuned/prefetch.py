@@ -1,0 +1,52 @@
+"""Prefetching: asking for memory some time before it is used.
+
+A core has only so many requests to memory under way, and a processor asks ahead by itself only within a page
+of 4 KB: each new page, and each row of a large matrix, begins with a wait. A loop that asks for what
+lies further on has no such waits. Asking for memory that does not exist is allowed, and has no effect.
+
+What is written is asked for too. A core must own a cache line to write it, and gets it from memory first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nbops.tuned.pointers import BYTE, WORD
+
+__all__ = ["prefetch", "prefetch_line", "prefetch_to_write"]
+
+LINE = 64  # bytes in a cache line
+
+
+def prefetch_line(builder: Any, pointer: Any, write: bool) -> None:
+    """Emit code that asks for the cache line of a byte."""
+    flag = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), flag, flag, flag])
+    ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    keep, data = flag(3), flag(1)
+    builder.call(ask, [pointer, flag(int(write)), keep, data])
+
+
+def _prefetch(write: bool, doc: str) -> Any:
+    def prefetch(typingctx: Any, array: Any, size: Any, distance: Any) -> Any:
+        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            array_, size_, distance_ = arguments
+            data = context.make_array(array)(context, builder, array_).data
+            start = builder.gep(builder.bitcast(data, BYTE.as_pointer()), [distance_])
+            with cgutils.for_range_slice(builder, WORD(0), size_, WORD(LINE)) as (offset, _):
+                prefetch_line(builder, builder.gep(start, [offset]), write)
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, types.int64), codegen
+
+    prefetch.__doc__ = doc
+    return intrinsic(prefetch)
+
+
+prefetch = _prefetch(False, "Ask for `size` bytes that lie `distance` bytes behind an array's first element.")
+prefetch_to_write = _prefetch(True, "The same for memory that will be written.")
