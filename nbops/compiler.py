@@ -206,7 +206,8 @@ def task_address(name: str) -> Any:
     def address(typingctx: Any) -> Any:
         def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
             word = ir.IntType(64)
-            return builder.load(cgutils.add_global_variable(builder.module, word, name))
+            known = builder.module.globals.get(name)
+            return builder.load(known or cgutils.add_global_variable(builder.module, word, name))
 
         return types.int64(), codegen
 

@@ -13,12 +13,18 @@ from typing import Any
 import tensorflow as tf
 
 from nbops.numpy_nn import rmsprop_mean_square, rmsprop_update, sgd_update
+from nbops.ops.dense import dense_weight_gradient
+from nbops.ops.gemm import gemm
+from nbops.tensorflow import made_by
 
 __all__ = ["SGD", "RMSprop"]
 
 
 class SGD:
     """Plain gradient descent, ``w ← w - learning_rate gradient``.
+
+    In a graph, the gradient of a dense layer's weights ``x.T @ dz`` and the step are one product, ``w -
+    learning_rate x.T @ dz``, and the gradient is never written to memory.
 
     Parameters
     ----------
@@ -44,7 +50,22 @@ class SGD:
     def apply_gradients(self, gradients_and_weights: Iterable[tuple[Any, Any]]) -> None:
         """Update each weight by its gradient."""
         for gradient, weight in gradients_and_weights:
-            weight.assign(sgd_update(weight, tf.convert_to_tensor(gradient), self.learning_rate))
+            weight.assign(self._moved(weight, gradient))
+
+    def _moved(self, weight: Any, gradient: Any) -> Any:
+        dense_layer = made_by(dense_weight_gradient, gradient)
+        if dense_layer is None:
+            return sgd_update(weight, tf.convert_to_tensor(gradient), self.learning_rate)
+        (x, dz), output = dense_layer
+        if output == 0:
+            return _descend(x, dz, weight, self.learning_rate)
+        ones = tf.ones_like(dz[..., :1])  # ones.T @ dz is the sum of dz's rows
+        return tf.squeeze(_descend(ones, dz, tf.expand_dims(weight, 0), self.learning_rate), 0)
+
+
+def _descend(x: Any, dz: Any, weight: Any, learning_rate: float) -> Any:
+    """``weight - learning_rate x.T @ dz``."""
+    return gemm(x, dz, weight, -learning_rate, axes=[(-1, -2), (-2, -1), (-2, -1), (), (-2, -1)])
 
 
 class RMSprop:

@@ -19,18 +19,19 @@ from nbops.turns import TakenError
 __all__ = ["TRAINING", "warmup"]
 
 #: A training step on tensors (`nbops.nn`) and one on arrays (`nbops.numpy_nn`), each in the order of its ops.
+#: But `nbops.ahead` begins with the last one. While TensorFlow's side of the ops is compiled, that is a
+#: product, whose kernel takes longest.
 GRAPH_STEP = (
     "dense_relu",
     "dense_softmax",
     "matmul",
-    "dense_weight_gradient",
     "crossentropy_from_probabilities",
     "sum_row",
     "divide",
     "crossentropy_from_probabilities_gradient",
     "softmax_gradient",
     "relu_gradient",
-    "sgd_update",
+    "gemm",
 )
 ARRAY_STEP = (
     "dense_relu",
@@ -45,6 +46,8 @@ ARRAY_STEP = (
 TRAINING = (
     *GRAPH_STEP,
     *(name for name in ARRAY_STEP if name not in GRAPH_STEP),
+    "dense_weight_gradient",
+    "sgd_update",
     "rmsprop_mean_square",
     "rmsprop_update",
     "crossentropy_from_logits",

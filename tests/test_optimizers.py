@@ -8,7 +8,9 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
+import nbops  # noqa: E402
 from nbops import optimizers  # noqa: E402
+from nbops import tensorflow as bridge  # noqa: E402
 
 # Numbers that float32 has exactly: Keras keeps its rate in float32.
 PAIRS = {
@@ -56,3 +58,50 @@ def test_the_state_is_one_variable_for_each_weight():
         assert [tuple(v.shape) for v in optimizer.variables] == [(1,), (1, 1)]
     optimizer.apply_gradients([(tf.constant([3.0]), weights[0])])
     np.testing.assert_allclose(optimizer.variables[0], [0.9], rtol=1e-6)  # (1 - rho) gradient²
+
+
+def _dense_step(optimizer, weights, change=lambda gradient: gradient):
+    """A step of gradient descent of one dense layer, to be traced."""
+
+    @tf.function
+    def step(x, target):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((nbops.dense(x, *weights, "tanh") - target) ** 2)
+        gradients = [change(gradient) for gradient in tape.gradient(loss, weights)]
+        optimizer.apply_gradients(zip(gradients, weights, strict=True))
+
+    return step
+
+
+@pytest.mark.skipif(not bridge.uses_registered_ops, reason="the fallback's graph has no ops of nbops")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_dense_layer_descends_in_one_product(dtype, rng):
+    start = rng.standard_normal((5, 3)).astype(dtype), rng.standard_normal(3).astype(dtype)
+    x, target = rng.standard_normal((7, 5)).astype(dtype), rng.standard_normal((7, 3)).astype(dtype)
+    ends = []
+    for optimizer in optimizers.SGD(0.125), keras.optimizers.SGD(0.125):
+        weights = [tf.Variable(value) for value in start]
+        step = _dense_step(optimizer, weights)
+        used = {op.type for op in step.get_concrete_function(x, target).graph.get_operations()}
+        assert ("NbopsGemmTNNN" in used) == isinstance(optimizer, optimizers.SGD)
+        assert "NbopsSgdUpdate" not in used
+        for _ in range(3):
+            step(x, target)
+        ends.append([w.numpy() for w in weights])
+    for ours, theirs, before in zip(*ends, start, strict=True):
+        assert not np.array_equal(ours, before)
+        np.testing.assert_allclose(ours, theirs, rtol=50 * np.finfo(dtype).eps, atol=50 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("change", [lambda g: g, lambda g: tf.clip_by_norm(g, 0.01)])
+@pytest.mark.parametrize("axes", [(), (2,)])
+def test_gradients_that_are_changed_and_those_of_a_batch_of_matrices(axes, change, rng):
+    start = rng.standard_normal((5, 3)), rng.standard_normal(3)
+    x, target = rng.standard_normal((*axes, 7, 5)), rng.standard_normal((*axes, 7, 3))
+    ends = []
+    for optimizer in optimizers.SGD(0.125), keras.optimizers.SGD(0.125):
+        weights = [tf.Variable(value) for value in start]
+        _dense_step(optimizer, weights, change)(x, target)
+        ends.append([w.numpy() for w in weights])
+    for ours, theirs in zip(*ends, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)

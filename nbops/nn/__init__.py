@@ -10,10 +10,15 @@ all that differs. Importing this module imports TensorFlow.
 
 from __future__ import annotations
 
-from nbops.data import BatchGenerator
-from nbops.nn.layers import NaiveDense, NaiveSequential, Ops
-from nbops.nn.loops import Epoch, Evaluation, Progress, evaluate, fit, predict
-from nbops.nn.steps import compile_training_step, one_training_step, update_weights
+from nbops import ahead
+from nbops.warming import GRAPH_STEP
+
+ahead.expect(GRAPH_STEP)  # before the imports below, which may have to compile TensorFlow's side of the ops
+
+from nbops.data import BatchGenerator  # noqa: E402
+from nbops.nn.layers import NaiveDense, NaiveSequential, Ops  # noqa: E402
+from nbops.nn.loops import Epoch, Evaluation, Progress, evaluate, fit, predict  # noqa: E402
+from nbops.nn.steps import compile_training_step, one_training_step, update_weights  # noqa: E402
 
 __all__ = [
     "BatchGenerator",

@@ -7,10 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from nbops import ahead
 from nbops.optimizers import SGD
 from nbops.tensorflow.on_caller import OnCaller
-from nbops.warming import GRAPH_STEP
 
 __all__ = ["compile_training_step", "one_training_step", "update_weights"]
 
@@ -149,5 +147,4 @@ def compile_training_step(
     step = tf.function(training_step, input_signature=signature)
     if model.ops.name != "nbops":
         return step
-    ahead.expect(GRAPH_STEP)
     return OnCaller(step)

@@ -106,7 +106,7 @@ def _dense_op(name: str, row: Any, derivative: Any) -> Op:
 
         if name in ("linear", "relu"):
             return gemm_cpu.dense_tasks(dtypes[0], name)
-        return dense_cpu.activated_dense_tasks(dtypes[0], result.signature, row)
+        return dense_cpu.activated_dense_tasks(dtypes[0], row)
 
     result.tune(cuda="nbops.tuned.cuda.products:dense_plan")
 

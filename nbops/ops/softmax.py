@@ -109,7 +109,7 @@ exp_below_over.split("n")
 
 # ---- the ops ----------------------------------------------------------------------------------------
 
-softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=1.0)(softmax_row)
+softmax_last = op("(n)->(n)", name="softmax", integers="float", nanoseconds=1.0, in_place=("x",))(softmax_row)
 
 
 softmax_last.tune(cuda="nbops.tuned.cuda.rows:softmax_plan")

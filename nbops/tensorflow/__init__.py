@@ -113,6 +113,14 @@ def call(op: Op, operands: Sequence[Any], axes: Any = None) -> Any:
     return tf.nest.map_structure(lambda x: tf.cast(x, result_dtype), result)
 
 
+def made_by(op: Op, tensor: Any) -> tuple[list[Any], int] | None:
+    """The inputs and the number of the output, where a graph's tensor is what `op` computed; else None."""
+    entry = _registered.get((op, (False,) * op.n_inputs))
+    if entry is None or not tf.is_symbolic_tensor(tensor) or tensor.op.type != entry.name:
+        return None
+    return list(tensor.op.inputs), tensor.value_index
+
+
 def _call_last(op: Op, tensors: list[Any], swapped: tuple[bool, ...]) -> Any:
     if not tf.executing_eagerly() and all(x.shape.rank is not None for x in tensors):
         shapes = [[-1 if n is None else n for n in x.shape] for x in tensors]

@@ -41,6 +41,9 @@ class OnCaller:
     def __init__(self, function: Any) -> None:
         self.function = function
         self._concrete: Any = None
+        self._signature: list[tuple[tf.DType, tf.TensorShape]] = []
+        self._results: list[tf.DType] = []
+        self._flat = False  # whether the result is a tuple of tensors
         self._alone = not tf.config.list_logical_devices("GPU")
 
     def __getattr__(self, name: str) -> Any:
@@ -52,17 +55,18 @@ class OnCaller:
         if tf.config.functions_run_eagerly():
             return self.function(*arguments)
         if self._concrete is None:
-            self._concrete = self.function.get_concrete_function()
-        concrete, signature = self._concrete, self.function.input_signature
+            self._trace()
         tensors = [tf.convert_to_tensor(value) for value in arguments]
-        if len(tensors) != len(signature) or not all(
-            spec.is_compatible_with(tensor) for spec, tensor in zip(signature, tensors, strict=True)
+        if len(tensors) != len(self._signature) or not all(
+            tensor.dtype == dtype and shape.is_compatible_with(tensor.shape)
+            for (dtype, shape), tensor in zip(self._signature, tensors, strict=True)
         ):
             return self.function(*arguments)
+        concrete = self._concrete
         try:
             results = tf.raw_ops.StatefulPartitionedCall(
                 args=[*tensors, *concrete.captured_inputs],
-                Tout=[tensor.dtype for tensor in concrete.outputs],
+                Tout=self._results,
                 f=concrete,
                 executor_type="SINGLE_THREADED_EXECUTOR",
             )
@@ -71,4 +75,15 @@ class OnCaller:
                 raise
             self._alone = False  # it refuses branches and loops, before it runs anything
             return self.function(*arguments)
-        return tf.nest.pack_sequence_as(concrete.structured_outputs, results)
+        return (
+            tuple(results) if self._flat else tf.nest.pack_sequence_as(concrete.structured_outputs, results)
+        )
+
+    def _trace(self) -> None:
+        """Trace the function, and keep what TensorFlow would work out anew in each call, for some 30 µs."""
+        concrete = self.function.get_concrete_function()
+        self._signature = [(spec.dtype, spec.shape) for spec in self.function.input_signature]
+        self._results = [tensor.dtype for tensor in concrete.outputs]
+        structure = concrete.structured_outputs
+        self._flat = type(structure) is tuple and all(isinstance(part, tf.Tensor) for part in structure)
+        self._concrete = concrete

@@ -53,8 +53,12 @@ def sum_exp_below(x: Any, peak: Any) -> Any:
 
 
 def exp_below(x: Any, peak: Any, out: Any) -> Any:
-    """Fill ``out[j] = exp(x[j] - peak)``, for a peak that no element is above, and return the sum."""
-    totals = new_lanes(x.dtype.type(0))
+    """Fill ``out[j] = exp(x[j] - peak)``, for a peak that no element is above, and return the sum.
+
+    The powers go through an array on the stack, because `out` may be `x`: LLVM's vector loop is for a result
+    that overlaps no input.
+    """
+    totals, powers = new_lanes(x.dtype.type(0)), new_lanes(x.dtype.type(0))
     row = x.shape[0] * x.itemsize  # bytes to the next one
     whole = x.shape[0] // LANES * LANES
     for start in range(0, whole, LANES):
@@ -62,9 +66,10 @@ def exp_below(x: Any, peak: Any, out: Any) -> Any:
         prefetch(block, LANES * x.itemsize, row)
         prefetch_to_write(results, LANES * x.itemsize, row)
         for j in range(LANES):
-            power = exp_nonpositive(block[j] - peak)
-            results[j] = power
-            totals[j] += power
+            powers[j] = exp_nonpositive(block[j] - peak)
+        for j in range(LANES):
+            results[j] = powers[j]
+            totals[j] += powers[j]
     if whole < x.shape[0]:
         rest, results, block = x[whole:], out[whole:], new_lanes(x.dtype.type(-np.inf))
         for j in range(rest.shape[0]):

@@ -19,7 +19,7 @@ REQUIRES = ("numba",)
 
 def load() -> None:
     if importlib.util.find_spec("tensorflow") is not None:
-        importlib.import_module("nbops.nn")
+        importlib.import_module("tensorflow")  # nbops.nn compiles when it is imported: that is a first call's
 
 
 def describe() -> dict[str, Any]:
