@@ -57,8 +57,8 @@ from nbops.targets.tasks import call_task
 
 __all__ = ["available", "forget_threads", "spread_compiled", "start"]
 
-#: How long a worker looks for the next job before it sleeps. Ops of a training step on arrays follow each other
-#: within some 20 µs; between two products of a TensorFlow graph lie up to 300.
+#: How long a worker looks for the next job before it sleeps. Ops of a training step on arrays follow each
+#: other within some 20 µs; between two products of a TensorFlow graph lie up to 300.
 SPIN_NANOSECONDS = 500_000
 #: Chunks per thread: enough that a core that comes late, or is slow, leaves its share to the others.
 CHUNKS = 4
