@@ -7,6 +7,7 @@ read, a public name that has no entry is a warning, and ``make docs`` turns warn
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import textwrap
@@ -121,9 +122,11 @@ def show_the_loop(app: Sphinx, what: str, name: str, thing: Any, options: Any, l
 def source(function: Any) -> str:
     """A function as it is written, without its docstring."""
     text = textwrap.dedent(inspect.getsource(function))
-    if function.__doc__:
-        text = text.replace(f'    """{function.__doc__}"""\n', "")
-    return text
+    definition: Any = ast.parse(text).body[0]
+    if ast.get_docstring(definition) is None:
+        return text
+    docstring, lines = definition.body[0], text.splitlines(keepends=True)
+    return "".join(lines[: docstring.lineno - 1] + lines[docstring.end_lineno :])
 
 
 def check_all_documented(app: Sphinx, env: BuildEnvironment) -> None:
