@@ -86,6 +86,7 @@ coverage: $(ENV)
 	$(INTERPRETED) -k "not serial and not parallel and not asked_for and not can_be_replaced" \
 		tests/test_interpreted.py tests/test_values.py tests/test_gradients.py tests/test_semantics.py
 	$(INTERPRETED) --cov-append -k "test_values" tests/test_dask.py tests/test_dtypes.py
+	$(INTERPRETED) --cov-append -k "copies or another_dtype" tests/test_promotion.py tests/targets/test_device_arrays.py
 	$(INTERPRETED) --cov-append --cov-report=term-missing --cov-fail-under=100 \
 		tests/tensorflow/test_ops.py tests/tensorflow/test_semantics.py
 

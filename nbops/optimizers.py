@@ -23,8 +23,8 @@ __all__ = ["SGD", "RMSprop"]
 class SGD:
     """Plain gradient descent, ``w ← w - learning_rate gradient``.
 
-    In a graph, the gradient of a dense layer's weights ``x.T @ dz`` and the step are one product, ``w -
-    learning_rate x.T @ dz``, and the gradient is never written to memory.
+    In a graph, a dense layer's gradient ``x.T @ dz`` and the step are one product, ``w - learning_rate
+    x.T @ dz``. The gradient itself is computed, once more, only where something else uses it too.
 
     Parameters
     ----------
@@ -54,13 +54,15 @@ class SGD:
 
     def _moved(self, weight: Any, gradient: Any) -> Any:
         dense_layer = made_by(dense_weight_gradient, gradient)
-        if dense_layer is None:
+        if dense_layer is None or not isinstance(self.learning_rate, int | float):
             return sgd_update(weight, tf.convert_to_tensor(gradient), self.learning_rate)
         (x, dz), output = dense_layer
-        if output == 0:
+        if output == 0 and weight.shape.rank == 2:
             return _descend(x, dz, weight, self.learning_rate)
-        ones = tf.ones_like(dz[..., :1])  # ones.T @ dz is the sum of dz's rows
-        return tf.squeeze(_descend(ones, dz, tf.expand_dims(weight, 0), self.learning_rate), 0)
+        if output == 1 and weight.shape.rank == 1:
+            ones = tf.ones((tf.shape(dz)[0], 1), dz.dtype)  # ones.T @ dz is the sum of dz's rows
+            return tf.squeeze(_descend(ones, dz, tf.expand_dims(weight, 0), self.learning_rate), 0)
+        return sgd_update(weight, gradient, self.learning_rate)
 
 
 def _descend(x: Any, dz: Any, weight: Any, learning_rate: float) -> Any:

@@ -18,9 +18,8 @@ from nbops.turns import TakenError
 
 __all__ = ["TRAINING", "warmup"]
 
-#: A training step on tensors (`nbops.nn`) and one on arrays (`nbops.numpy_nn`), each in the order of its ops.
-#: But `nbops.ahead` begins with the last one. While TensorFlow's side of the ops is compiled, that is a
-#: product, whose kernel takes longest.
+#: A training step on tensors (`nbops.nn`) and one on arrays (`nbops.numpy_nn`), in the order of their ops.
+#: Only gemm stands last: `nbops.ahead` begins at the end, and its kernel takes longest.
 GRAPH_STEP = (
     "dense_relu",
     "dense_softmax",

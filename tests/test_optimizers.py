@@ -105,3 +105,57 @@ def test_gradients_that_are_changed_and_those_of_a_batch_of_matrices(axes, chang
         ends.append([w.numpy() for w in weights])
     for ours, theirs in zip(*ends, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "x", "rate"),
+    [
+        ((3, 3, 3), (3,), (3, 7, 3), [0.1, 0.2, 0.3]),
+        ((5, 3), (3,), (7, 5), [0.1, 0.2, 0.3]),
+        ((5, 3), (3,), (7, 5), np.uint8(1)),
+        ((5, 3), (3,), (7, 5), np.float32(0.1)),
+        ((5, 3), (3,), (7, 5), 1),
+        ((5, 3), (2, 3), (2, 7, 5), 0.1),
+        ((2, 5, 3), (2, 3), (2, 7, 5), 0.1),
+        ((5, 0), (0,), (7, 5), 0.1),
+        ((0, 3), (3,), (7, 0), 0.1),
+        ((5, 3), (3,), (0, 5), 0.1),
+    ],
+)
+def test_a_graph_and_eager_steps_agree_for_every_rate_and_shape(weight, bias, x, rate, rng):
+    rate = np.array(rate, np.float32) if isinstance(rate, list) else rate
+    start = [rng.standard_normal(shape).astype("float32") for shape in (weight, bias)]
+    x = rng.standard_normal(x).astype("float32")
+    ends = []
+    for trace in (lambda step: step), tf.function:
+        weights, optimizer = [tf.Variable(value) for value in start], optimizers.SGD(rate)
+
+        @trace
+        def step(weights=weights, optimizer=optimizer):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(nbops.dense(x, *weights, "tanh"))
+            optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+
+        step()
+        ends.append([w.numpy() for w in weights])
+    for eager, graph in zip(*ends, strict=True):
+        np.testing.assert_allclose(graph, eager, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_that_is_wanted_too_is_still_there(rng):
+    w, b = tf.Variable(rng.standard_normal((5, 3))), tf.Variable(np.zeros(3))
+    x = rng.standard_normal((7, 5))
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(nbops.dense(x, w, b))
+        gradients = tape.gradient(loss, [w, b])
+        optimizers.SGD(0.5).apply_gradients(zip(gradients, [w, b], strict=True))
+        return gradients
+
+    before = w.numpy()
+    gradients = step()
+    np.testing.assert_allclose(gradients[0], np.broadcast_to(x.sum(0)[:, None], (5, 3)))
+    np.testing.assert_allclose(w, before - 0.5 * gradients[0].numpy())
+    np.testing.assert_allclose(b, -0.5 * gradients[1].numpy())

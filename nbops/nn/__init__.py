@@ -5,7 +5,8 @@
     loss, accuracy = evaluate(model, test_images, test_labels)
 
 The same classes run on nbops's ops or on TensorFlow's own, ``NaiveDense(..., ops="tensorflow")``; `Ops` lists
-all that differs. Importing this module imports TensorFlow.
+all that differs. Importing this module imports TensorFlow. Where kernels are not yet kept on disk, it starts
+to compile what a training step calls (see `nbops.ahead`).
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class OnCaller:
     Notes
     -----
     It is the function itself when it is called inside another graph, under a distribution strategy or with
-    what does not fit the signature, where there is a GPU, and when it has branches or loops, for which that
-    executor has no code.
+    what does not fit the signature, where there is a GPU, when a result is no tensor, and when it has
+    branches or loops, for which that executor has no code.
 
     Examples
     --------
@@ -56,6 +56,7 @@ class OnCaller:
             return self.function(*arguments)
         if self._concrete is None:
             self._trace()
+            return self(*arguments)
         tensors = [tf.convert_to_tensor(value) for value in arguments]
         if len(tensors) != len(self._signature) or not all(
             tensor.dtype == dtype and shape.is_compatible_with(tensor.shape)
@@ -86,4 +87,5 @@ class OnCaller:
         self._results = [tensor.dtype for tensor in concrete.outputs]
         structure = concrete.structured_outputs
         self._flat = type(structure) is tuple and all(isinstance(part, tf.Tensor) for part in structure)
+        self._alone = all(isinstance(part, tf.Tensor) for part in tf.nest.flatten(structure))
         self._concrete = concrete

@@ -56,7 +56,10 @@ def registered_name(op: Op, swapped: tuple[bool, ...]) -> str:
 
 
 def variants_of(op: Op) -> list[tuple[bool, ...]]:
-    """Which inputs the op's registered variants read transposed: any, of an op of matrices and numbers."""
+    """Which inputs each registered variant reads transposed.
+
+    Every choice of the matrices, where all inputs are matrices or numbers; otherwise none.
+    """
     ranks = [len(names) for names in op.signature.inputs]
     if set(ranks) <= {0, 2}:
         return list(itertools.product(*((False, True) if rank == 2 else (False,) for rank in ranks)))

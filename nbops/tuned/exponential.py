@@ -15,8 +15,8 @@ not. Only the second can round, so subnormal results are rounded once.
 
 **Shares of a row**, as in softmax, are exponentials of what is not above 0, and next to nothing counts as
 nothing: below -80 in float32, -690 in float64, the result of `exp_nonpositive` is 0. Then 2^k is a normal
-number, made from bits in one step (of what is below, it is anything, and not used). Subnormal results would
-make the products that they enter, up to the end of a backward pass, a hundred times slower.
+number, made from bits in one step; below, it is anything, and the result does not use it. Subnormal results
+would make the products that they enter, up to the end of a backward pass, a hundred times slower.
 
 The method is old: W. J. Cody and W. Waite, Software Manual for the Elementary Functions, 1980, chapter 6; the
 rounding by a large constant is in J.-M. Muller et al., Handbook of Floating-Point Arithmetic, chapter 11.

@@ -4,6 +4,8 @@ A core has only so many requests to memory under way, and a processor asks ahead
 of 4 KB: each new page, and each row of a large matrix, begins with a wait. A loop that asks for what
 lies further on has no such waits. Asking for memory that does not exist is allowed, and has no effect.
 
+Elements are taken to be adjacent. Of an array with gaps, other lines are asked for, which does no harm.
+
 What is written is asked for too. A core must own a cache line to write it, and gets it from memory first.
 """
 
@@ -32,8 +34,8 @@ def prefetch_line(builder: Any, pointer: Any, write: bool) -> None:
     builder.call(ask, [pointer, flag(int(write)), keep, data])
 
 
-def _prefetch(write: bool, doc: str) -> Any:
-    def prefetch(typingctx: Any, array: Any, size: Any, distance: Any) -> Any:
+def _asking(doc: str, write: bool) -> Any:
+    def ask(typingctx: Any, array: Any, size: Any, distance: Any) -> Any:
         def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
             array_, size_, distance_ = arguments
             data = context.make_array(array)(context, builder, array_).data
@@ -44,9 +46,11 @@ def _prefetch(write: bool, doc: str) -> Any:
 
         return types.void(array, types.int64, types.int64), codegen
 
-    prefetch.__doc__ = doc
-    return intrinsic(prefetch)
+    ask.__doc__ = doc
+    return intrinsic(ask)
 
 
-prefetch = _prefetch(False, "Ask for `size` bytes that lie `distance` bytes behind an array's first element.")
-prefetch_to_write = _prefetch(True, "The same for memory that will be written.")
+prefetch = _asking(
+    "Ask for `size` bytes, from `distance` bytes after an array's first element on.", write=False
+)
+prefetch_to_write = _asking("The same for memory that will be written.", write=True)

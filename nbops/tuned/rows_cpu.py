@@ -2,8 +2,8 @@
 
 A row is read from memory once, by `largest`; for the later passes it is in a cache. Exponentials keep a core
 busy, and memory idle. So with each block of them, the same block of the next row, which most often lies right
-behind this one, is asked for. On a processor with a large L3 cache that many cores share, softmax of
-1024 x 1024 in float32 took 0.85 of the time, and cross-entropy with its gradient, of 4096 x 1000, 0.75.
+after this one, is asked for. On two cores of Sapphire Rapids, softmax of 1024 x 1024 in float32 took 0.85 of
+the time, and cross-entropy with its gradient, of 4096 x 1000, 0.75.
 """
 
 from __future__ import annotations

@@ -123,6 +123,8 @@ def test_views_share_memory_and_a_reshape_copies_only_where_it_must(gpu: Any) ->
     np.testing.assert_array_equal(nbops.reshape(views[0], (6, 2)).get(), x.T.reshape(6, 2))
     assert gpu.counters, "a transposed matrix is copied, on the GPU"
     assert nbops.transpose(on(gpu, np.empty((0, 3)))).get().shape == (3, 0)
+    with pytest.raises(TypeError, match="copy= does not go with arrays on a GPU"):
+        nbops.reshape(there, 12, copy=True)
 
 
 def test_out_is_on_the_gpu(gpu: Any) -> None:

@@ -9,6 +9,8 @@ tf = pytest.importorskip("tensorflow")
 
 from nbops.tensorflow.on_caller import OnCaller  # noqa: E402
 
+SCALAR = tf.TensorSpec((), tf.float32)
+
 
 @pytest.fixture
 def counter():
@@ -74,3 +76,22 @@ def test_branches_run_as_the_function():
     for x in (1.0, -5.0, 2.0):
         assert float(function(x)) == x
     assert float(total) == 3
+
+
+@pytest.mark.parametrize("kind", ["none", "rows", "both"])
+def test_results_that_are_no_tensors(kind):
+    def add(x):
+        rows = tf.IndexedSlices(tf.constant([[1.0]]), tf.constant([2]), tf.constant([3, 1]))
+        return x + 1, {"none": None, "rows": rows, "both": [None, rows]}[kind]
+
+    function = OnCaller(tf.function(add, input_signature=[SCALAR]))
+    for _ in range(2):
+        x, found = function(np.float32(2))
+        assert float(x) == 3
+        rows = found[1] if kind == "both" else found
+        assert rows is None if kind == "none" else rows.indices.numpy().tolist() == [2]
+
+
+def test_one_tensor_alone():
+    function = OnCaller(tf.function(lambda x: 2 * x, input_signature=[SCALAR]))
+    assert [float(function(x)) for x in (np.float32(2), tf.constant(3.0))] == [4, 6]
