@@ -143,6 +143,59 @@ def test_a_stream_that_produced_an_operand_is_waited_for(
     assert 5 in waited
 
 
+def waited_for(monkeypatch: pytest.MonkeyPatch, gpu: Any, call: Any) -> list[int]:
+    """The streams that a call waits for."""
+    waited: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "synchronize", waited.append)
+        call()
+    return waited
+
+
+def test_a_stream_that_uses_out_is_waited_for(library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads or writes it there would meet this call's writes."""
+    with nbops.use("cuda-emulator") as gpu:
+        x, out = on(gpu, np.ones(3)), FakeArray(gpu, (3,), np.float32, stream=5)
+        relu = functools.partial(nbops.relu, x, out=out)
+        assert waited_for(monkeypatch, gpu, relu) == [5]
+        out.stream = library.current
+        assert waited_for(monkeypatch, gpu, relu) == []
+
+
+@pytest.mark.parametrize("current", [None, 0, 1])
+@pytest.mark.parametrize("produced", [None, 0, 1])
+def test_the_default_stream_has_two_handles(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch, current: Any, produced: Any
+) -> None:
+    """0 of the driver and 1 of the protocols; None has nothing to wait for."""
+    monkeypatch.setattr(library, "current", current)
+    with nbops.use("cuda-emulator") as gpu:
+        x, y = on(gpu, np.ones(3)), on(gpu, np.ones(3))
+        x.stream = produced
+        add = functools.partial(nbops.add, x, y)
+        assert waited_for(monkeypatch, gpu, add) == []
+        y.stream = 5
+        if current is not None or produced is not None:
+            assert waited_for(monkeypatch, gpu, add) == [5]
+        assert set(gpu.streams) <= {0, 5}
+
+
+def test_arrays_on_two_gpus_are_refused(library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are written, too."""
+    other = devices.EmulatedDevice((8, 0))
+    with nbops.use("cuda-emulator") as gpu:
+        x, y = on(gpu, np.ones(3)), on(gpu, np.ones(3))
+        holding = {x.address: gpu, y.address: other}
+        monkeypatch.setattr(gpu, "holding", holding.__getitem__)
+        with pytest.raises(TypeError, match=r"add: x is on <.*9\.0>, y is on <.*8\.0>; nothing is copied"):
+            nbops.add(x, y)
+        with pytest.raises(TypeError, match=r"relu: x is on <.*9\.0>, out is on <.*8\.0>; nothing is copied"):
+            nbops.relu(x, out=y)
+        with pytest.raises(TypeError, match=r"relu: x is on <.*8\.0>, out is on <.*9\.0>; nothing is copied"):
+            nbops.relu(y, out=x)
+        assert not gpu.counters
+
+
 def test_mixed_residence_says_how_to_fix_it(library: FakeLibrary) -> None:
     with nbops.use("cuda-emulator") as gpu:
         x = on(gpu, np.ones(3))
