@@ -53,6 +53,7 @@ x = np.ones((600, 600), "float32")
 nbops.matmul(x, x)
 assert nbops.last_decision().target in ("serial", "parallel"), nbops.last_decision()
 """
+IS_NOT_IMPORTED = 'assert "numba.cuda" not in sys.modules'
 
 
 @pytest.mark.parametrize("target", ["cuda", "cuda-emulator"])
@@ -63,6 +64,26 @@ def test_without_numba_cuda_or_with_a_bare_one(run_python: Any, error: str, targ
     done = run_python(script)
     assert "pip install nbops[cuda13]" in done.stdout
     assert done.stderr == ""
+
+
+def test_numbas_own_cuda_does_not_do(run_python: Any) -> None:
+    """Numba's own would compile some kernels and fail on others; it is not even imported."""
+    hidden = "import sys\nsys.modules['numba_cuda'] = None"
+    done = run_python(hidden + ASK.format(targets=["cuda", "cuda-emulator"]) + IS_NOT_IMPORTED)
+    assert done.stdout.count("numba-cuda is not installed, and Numba's own numba.cuda does not do") == 2
+    assert done.stdout.count("pip install nbops[cuda13]") == 2
+    assert done.stderr == ""
+
+
+def test_numbas_own_cuda_in_place_of_numba_cudas(run_python: Any) -> None:
+    """Where numba-cuda is there, but what puts it in the place of Numba's own is not."""
+    passed_over = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "NumbaCudaFinder"]
+"""
+    done = run_python(passed_over + ASK.format(targets=["cuda-emulator"]))
+    assert "numba-cuda can't compile here (ImportError: cannot import name 'overload'" in done.stdout
+    assert "pip install nbops[cuda13]" in done.stdout
 
 
 def test_without_a_driver(run_python: Any) -> None:
