@@ -217,6 +217,63 @@ def test_arrays_on_two_gpus_are_refused(library: FakeLibrary, monkeypatch: pytes
         assert not gpu.counters
 
 
+class TorchsError(RuntimeError):
+    """PyTorch's torch.OutOfMemoryError."""
+
+
+TorchsError.__name__ = "OutOfMemoryError"
+NO_ROOM = [
+    MemoryError("Out of memory allocating 512 bytes"),  # CuPy's is one
+    TorchsError("CUDA out of memory. Tried to allocate 2.00 MiB"),
+    Exception("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"),  # Numba's
+]
+
+
+@pytest.mark.parametrize("error", NO_ROOM, ids=lambda error: type(error).__name__)
+def test_a_library_without_room_gets_what_nbops_kept(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    own, released = library.empty, []
+
+    def empty(*arguments: Any) -> Any:
+        if not released:
+            raise error
+        return own(*arguments)
+
+    monkeypatch.setattr(library, "empty", empty)
+    a = np.arange(-3, 3, dtype=np.float32).reshape(2, 3)
+    with nbops.use("cuda-emulator") as gpu:
+        monkeypatch.setattr(gpu, "release_kept", lambda: released.append(gpu))
+        x = on(gpu, a)
+        np.testing.assert_array_equal(nbops.relu(x).get(), np.maximum(a, 0))
+        assert released == [gpu]
+        released.clear()
+        np.testing.assert_array_equal(nbops.reshape(x.transposed, (6,)).get(), a.T.reshape(6))  # a copy
+        assert released == [gpu]
+
+
+def test_a_library_without_any_room_says_what_came_and_what_to_do(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def empty(*arguments: Any) -> Any:
+        raise failing
+
+    monkeypatch.setattr(library, "empty", empty)
+    with nbops.use("cuda-emulator") as gpu:
+        x, out = on(gpu, np.ones((2, 3))), FakeArray(gpu, (2, 3), np.float32)
+        for failing in NO_ROOM:
+            with pytest.raises(
+                MemoryError, match=r"relu: .*no room for a result of 24 bytes, \(2, 3\) in float32; free"
+            ) as raised:
+                nbops.relu(x)
+            assert raised.value.__cause__ is failing
+        assert nbops.relu(x, out=out) is out
+        failing = RuntimeError("an illegal memory access was encountered")
+        with pytest.raises(RuntimeError, match="illegal") as other:
+            nbops.relu(x)
+        assert other.value is failing
+
+
 def test_mixed_residence_says_how_to_fix_it(library: FakeLibrary) -> None:
     with nbops.use("cuda-emulator") as gpu:
         x = on(gpu, np.ones(3))

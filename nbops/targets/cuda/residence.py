@@ -10,6 +10,7 @@ it as for any other, and nothing here reads or writes an element.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from nbops.execution import Axes
     from nbops.op import Op
 
-__all__ = ["LIBRARIES", "Library", "address_of", "call", "check_residence", "copy", "library_of"]
+__all__ = ["LIBRARIES", "Library", "address_of", "call", "check_residence", "copy", "library_of", "new_array"]
 
 
 class Library(Protocol):
@@ -199,7 +200,8 @@ def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: s
             shapes = [execution.shape_back(s, own) for s, own in zip(shapes, own_places, strict=True)]
         if out is None:
             results = [
-                library.empty(first, shape, dtype) for shape, dtype in zip(shapes, result_dtypes, strict=True)
+                new_array(first, shape, dtype, op.name)
+                for shape, dtype in zip(shapes, result_dtypes, strict=True)
             ]
             written = [("out", dlpack.imported(x)) for x in results]
         else:
@@ -338,6 +340,46 @@ def _check_written(
             )
         if _interface(x)["data"][1]:
             raise ValueError(f"{op.name}: {argument} is read-only")
+
+
+# ---- memory ---------------------------------------------------------------------------------------------
+
+
+def new_array(like: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Any:
+    """A new array of the kind of `like`, and on its device.
+
+    Raises
+    ------
+    MemoryError
+        Where its library finds no room, even without what nbops had kept of the GPU's memory. The CPU doesn't
+        run the call instead, as it does one on NumPy arrays: that would copy the operands there.
+    """
+    library = library_of(like)
+    try:
+        return library.empty(like, shape, dtype)
+    except Exception as error:
+        if not _means_no_room(error):
+            raise
+    _device_of([("x", dlpack.imported(like))], name).release_kept()
+    try:
+        return library.empty(like, shape, dtype)
+    except Exception as error:
+        if not _means_no_room(error):
+            raise
+        nbytes = math.prod(shape) * dtype.itemsize
+        raise MemoryError(
+            f"{name}: the GPU has no room for a result of {nbytes:,} bytes, {shape} in {dtype}; free arrays "
+            "there, pass one as out=, or copy the operands to the CPU and call again"
+        ) from error
+
+
+def _means_no_room(error: Exception) -> bool:
+    """Whether a library failed for want of memory; of their errors, only CuPy's is a MemoryError."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # PyTorch's
+        or "CUDA_ERROR_OUT_OF_MEMORY" in str(error)  # Numba's, which has the driver's own name for it
+    )
 
 
 # ---- conversions, on the device -----------------------------------------------------------------------
