@@ -231,9 +231,10 @@ def _cuda() -> Iterator[Finding]:
     pairing = (
         f"numba-cuda {version}, {f'CUDA {wheels} wheels' if wheels else 'no CUDA wheels'}, {driver_text}"
     )
+    from nbops.targets.cuda import toolchain
+
     try:
-        cuda = importlib.import_module("numba.cuda")
-        ptx, _ = cuda.compile_ptx(lambda x: x + x, (numba.float32,), device=True, cc=(7, 5))
+        ptx = toolchain.ptx_of_an_addition()
     except Exception as error:
         reason = traceback.format_exception_only(error)[-1].strip().split("\n")[0]
         yield Finding("cuda", "broken", f"{pairing}; it can't compile: {reason}", install)

@@ -84,6 +84,29 @@ def test_the_python_on_a_page_runs(
         assert "target 'parallel' was asked for, but one thread is all there is (strict)" in printed
 
 
+def test_what_the_page_about_the_emulator_prints(run_python: Any) -> None:
+    """Every program on the page prints the report that stands under it.
+
+    But for kernels' names, which are shortened there; the mix of instructions, which is the compiler's; and
+    the lines of nbops's own files.
+    """
+    from nbops.targets.cuda import toolchain
+
+    if toolchain.failure() is not None:
+        pytest.skip("numba-cuda can't compile here")
+
+    def comparable(report: str) -> list[str]:
+        report = re.sub(r"^kernel \S+, ", "kernel, ", report, flags=re.MULTILINE)
+        report = re.sub(r"[\d,]+ warp instructions, (\S+ of their lanes active): .*", r"\1", report)
+        return re.sub(r"loops\.py:\d+", "loops.py", report).replace("script.py", "example.py").splitlines()
+
+    page = (ROOT / "docs" / "gpu-without-a-gpu.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```python\n([^`]*)```\n\nIt prints \(.*\):\n\n```\n([^`]*)```", page)
+    assert len(shown) == page.count("print(") == 2
+    for program, report in shown:
+        assert comparable(run_python(program).stdout) == comparable(report)
+
+
 def test_the_page_about_dispatch_lists_every_rule_and_target() -> None:
     """In the rules' order."""
     page = (ROOT / "docs" / "dispatch.md").read_text(encoding="utf-8")

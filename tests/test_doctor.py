@@ -38,6 +38,9 @@ def test_without_tensorflow_and_numba_cuda(doctor: Any) -> None:
     assert 'pip install "nbops[tensorflow-cpu]"' in found["tensorflow"]["repair"]
     assert found["cuda"]["verdict"] == "absent"
     assert "numba-cuda is not installed" in found["cuda"]["found"]
+    emulator = found["target cuda-emulator"]
+    assert emulator["verdict"] == "absent"
+    assert "numba-cuda is not installed" in emulator["found"]
     for name in ("versions", "compiler", "target python", "target serial", "target parallel", "cache"):
         assert found[name]["verdict"] == "ok", found[name]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from typing import Any
+
+from tests.conftest import ROOT
 
 
 def test_import_loads_neither_tensorflow_nor_cuda(run_python: Any) -> None:
@@ -32,3 +36,45 @@ def test_import_starts_no_threads(run_python: Any) -> None:
         assert cpu.STATE[cpu.WORKERS] == 1 and cpu.STATE[cpu.BREAK_EVEN] == 0
         assert threading.active_count() == 1
     """)
+
+
+def imported_by(tree: ast.AST) -> Iterator[str]:
+    """The modules that code imports, by a statement or by a function that is given a name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("import_module", "__import__", "find_spec"):
+                values = (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+                yield from map(str, values)
+
+
+def imports_numba_cuda(source: str) -> bool:
+    return any(f"{name}.".startswith("numba.cuda.") for name in imported_by(ast.parse(source)))
+
+
+def test_one_module_imports_numba_cuda() -> None:
+    sources = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for path in (ROOT / "nbops").rglob("*.py")
+    }
+    found = [path for path, source in sources.items() if imports_numba_cuda(source)]
+    assert found == ["nbops/targets/cuda/toolchain.py"]
+
+
+def test_every_way_to_import_numba_cuda_is_found() -> None:
+    """The test above would pass over one that it doesn't see."""
+    for source in (
+        "import numba.cuda",
+        "import numba.cuda.extending as e",
+        "from numba import njit, cuda",
+        "from numba.cuda.extending import overload",
+        "def f():\n    from numba.cuda import jit",
+        "importlib.import_module('numba.cuda')",
+        "__import__('numba.cuda.types')",
+    ):
+        assert imports_numba_cuda(source), source
+    assert not imports_numba_cuda("import numba\nfrom numba import types\nfrom .numba import cuda")

@@ -53,6 +53,7 @@ x = np.ones((600, 600), "float32")
 nbops.matmul(x, x)
 assert nbops.last_decision().target in ("serial", "parallel"), nbops.last_decision()
 """
+IS_NOT_IMPORTED = 'assert "numba.cuda" not in sys.modules'
 
 
 @pytest.mark.parametrize("target", ["cuda", "cuda-emulator"])
@@ -63,6 +64,26 @@ def test_without_numba_cuda_or_with_a_bare_one(run_python: Any, error: str, targ
     done = run_python(script)
     assert "pip install nbops[cuda13]" in done.stdout
     assert done.stderr == ""
+
+
+def test_numbas_own_cuda_does_not_do(run_python: Any) -> None:
+    """Numba's own would compile some kernels and fail on others; it is not even imported."""
+    hidden = "import sys\nsys.modules['numba_cuda'] = None"
+    done = run_python(hidden + ASK.format(targets=["cuda", "cuda-emulator"]) + IS_NOT_IMPORTED)
+    assert done.stdout.count("numba-cuda is not installed, and Numba's own numba.cuda does not do") == 2
+    assert done.stdout.count("pip install nbops[cuda13]") == 2
+    assert done.stderr == ""
+
+
+def test_numbas_own_cuda_in_place_of_numba_cudas(run_python: Any) -> None:
+    """Where numba-cuda is there, but what puts it in the place of Numba's own is not."""
+    passed_over = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "NumbaCudaFinder"]
+"""
+    done = run_python(passed_over + ASK.format(targets=["cuda-emulator"]))
+    assert "numba-cuda can't compile here (ImportError: cannot import name 'overload'" in done.stdout
+    assert "pip install nbops[cuda13]" in done.stdout
 
 
 def test_without_a_driver(run_python: Any) -> None:
@@ -141,6 +162,116 @@ def test_a_stream_that_produced_an_operand_is_waited_for(
         monkeypatch.setattr(gpu, "synchronize", waited.append)
         nbops.relu(x)
     assert 5 in waited
+
+
+def waited_for(monkeypatch: pytest.MonkeyPatch, gpu: Any, call: Any) -> list[int]:
+    """The streams that a call waits for."""
+    waited: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "synchronize", waited.append)
+        call()
+    return waited
+
+
+def test_a_stream_that_uses_out_is_waited_for(library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads or writes it there would meet this call's writes."""
+    with nbops.use("cuda-emulator") as gpu:
+        x, out = on(gpu, np.ones(3)), FakeArray(gpu, (3,), np.float32, stream=5)
+        relu = functools.partial(nbops.relu, x, out=out)
+        assert waited_for(monkeypatch, gpu, relu) == [5]
+        out.stream = library.current
+        assert waited_for(monkeypatch, gpu, relu) == []
+
+
+@pytest.mark.parametrize("current", [None, 0, 1])
+@pytest.mark.parametrize("produced", [None, 0, 1])
+def test_the_default_stream_has_two_handles(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch, current: Any, produced: Any
+) -> None:
+    """0 of the driver and 1 of the protocols; None has nothing to wait for."""
+    monkeypatch.setattr(library, "current", current)
+    with nbops.use("cuda-emulator") as gpu:
+        x, y = on(gpu, np.ones(3)), on(gpu, np.ones(3))
+        x.stream = produced
+        add = functools.partial(nbops.add, x, y)
+        assert waited_for(monkeypatch, gpu, add) == []
+        y.stream = 5
+        if current is not None or produced is not None:
+            assert waited_for(monkeypatch, gpu, add) == [5]
+        assert set(gpu.streams) <= {0, 5}
+
+
+def test_arrays_on_two_gpus_are_refused(library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are written, too."""
+    other = devices.EmulatedDevice((8, 0))
+    with nbops.use("cuda-emulator") as gpu:
+        x, y = on(gpu, np.ones(3)), on(gpu, np.ones(3))
+        holding = {x.address: gpu, y.address: other}
+        monkeypatch.setattr(gpu, "holding", holding.__getitem__)
+        with pytest.raises(TypeError, match=r"add: x is on <.*9\.0>, y is on <.*8\.0>; nothing is copied"):
+            nbops.add(x, y)
+        with pytest.raises(TypeError, match=r"relu: x is on <.*9\.0>, out is on <.*8\.0>; nothing is copied"):
+            nbops.relu(x, out=y)
+        with pytest.raises(TypeError, match=r"relu: x is on <.*8\.0>, out is on <.*9\.0>; nothing is copied"):
+            nbops.relu(y, out=x)
+        assert not gpu.counters
+
+
+class TorchsError(RuntimeError):
+    """PyTorch's torch.OutOfMemoryError."""
+
+
+TorchsError.__name__ = "OutOfMemoryError"
+NO_ROOM = [
+    MemoryError("Out of memory allocating 512 bytes"),  # CuPy's is one
+    TorchsError("CUDA out of memory. Tried to allocate 2.00 MiB"),
+    Exception("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY"),  # Numba's
+]
+
+
+@pytest.mark.parametrize("error", NO_ROOM, ids=lambda error: type(error).__name__)
+def test_a_library_without_room_gets_what_nbops_kept(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    own, released = library.empty, []
+
+    def empty(*arguments: Any) -> Any:
+        if not released:
+            raise error
+        return own(*arguments)
+
+    monkeypatch.setattr(library, "empty", empty)
+    a = np.arange(-3, 3, dtype=np.float32).reshape(2, 3)
+    with nbops.use("cuda-emulator") as gpu:
+        monkeypatch.setattr(gpu, "release_kept", lambda: released.append(gpu))
+        x = on(gpu, a)
+        np.testing.assert_array_equal(nbops.relu(x).get(), np.maximum(a, 0))
+        assert released == [gpu]
+        released.clear()
+        np.testing.assert_array_equal(nbops.reshape(x.transposed, (6,)).get(), a.T.reshape(6))  # a copy
+        assert released == [gpu]
+
+
+def test_a_library_without_any_room_says_what_came_and_what_to_do(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def empty(*arguments: Any) -> Any:
+        raise failing
+
+    monkeypatch.setattr(library, "empty", empty)
+    with nbops.use("cuda-emulator") as gpu:
+        x, out = on(gpu, np.ones((2, 3))), FakeArray(gpu, (2, 3), np.float32)
+        for failing in NO_ROOM:
+            with pytest.raises(
+                MemoryError, match=r"relu: .*no room for a result of 24 bytes, \(2, 3\) in float32; free"
+            ) as raised:
+                nbops.relu(x)
+            assert raised.value.__cause__ is failing
+        assert nbops.relu(x, out=out) is out
+        failing = RuntimeError("an illegal memory access was encountered")
+        with pytest.raises(RuntimeError, match="illegal") as other:
+            nbops.relu(x)
+        assert other.value is failing
 
 
 def test_mixed_residence_says_how_to_fix_it(library: FakeLibrary) -> None:

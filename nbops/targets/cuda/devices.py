@@ -39,6 +39,9 @@ class Device(Protocol):
     def free_bytes(self) -> int:
         """Memory that an allocation could get."""
 
+    def release_kept(self) -> None:
+        """Give back memory that was freed and is kept for later."""
+
     def holding(self, address: int) -> Device:
         """The device of this kind that an address lies on."""
 
@@ -78,6 +81,9 @@ class EmulatedDevice:
 
     def free_bytes(self) -> int:
         return sys.maxsize
+
+    def release_kept(self) -> None:
+        """Nothing is kept."""
 
     def holding(self, address: int) -> Device:
         return self

@@ -39,7 +39,15 @@ from nbops.kernel import Dtypes, Kernel
 from nbops.signature import Signature
 from nbops.targets.cuda.kernels import Call, CudaKernel, Dim3, Launch, Plan
 from nbops.targets.cuda.structure import Structure, structure_of
-from nbops.targets.cuda.toolchain import array_type, cuda, device_function, intrinsic, populate_array, types
+from nbops.targets.cuda.toolchain import (
+    array_type,
+    cuda,
+    device_function,
+    intrinsic,
+    overload,
+    populate_array,
+    types,
+)
 from nbops.targets.cuda.words import all_names, places
 from nbops.tuned.twins import Twin
 
@@ -252,7 +260,6 @@ def _twin_on_device(twin: Twin) -> Any:
 
 def _by_type(twin: Twin, sources: dict[Any, Any]) -> Any:
     """A function that calls one of several, by its first argument's type."""
-    from numba.cuda.extending import overload
 
     def stand_in(*arguments: Any) -> Any:
         raise NotImplementedError

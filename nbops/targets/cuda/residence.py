@@ -10,6 +10,7 @@ it as for any other, and nothing here reads or writes an element.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from nbops.execution import Axes
     from nbops.op import Op
 
-__all__ = ["LIBRARIES", "Library", "address_of", "call", "check_residence", "copy", "library_of"]
+__all__ = ["LIBRARIES", "Library", "address_of", "call", "check_residence", "copy", "library_of", "new_array"]
 
 
 class Library(Protocol):
@@ -98,11 +99,14 @@ class _Own:
         return None
 
 
+#: The driver's handle of the default stream that all libraries share.
+DEFAULT_STREAM = 0
 #: By the name of the package that an array's type comes from.
 LIBRARIES: dict[str, Library] = {"cupy": _CuPy(), "torch": _Torch(), "numba": _Numba(), "nbops": _Own()}
 
 
 def library_of(x: Any) -> Library:
+    """What makes arrays of the kind of `x`; Numba, where its library is not known here."""
     return LIBRARIES.get(type(x).__module__.split(".")[0], LIBRARIES["numba"])
 
 
@@ -175,7 +179,9 @@ def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: s
         raise RuntimeError(f"{op.name}: target={target!r}, but the operands are on the GPU; copy them first")
     dispatch.decide_device_array(op.name, type(first).__name__)
     library = library_of(first)
-    device, stream = _place(library, first, operands, op.name, op.arguments)
+    written = _written(op, out)
+    used = [*zip(op.arguments, operands, strict=True), *written]
+    device, stream = _place(library, first, used, op.name)
     values = [
         _describe(x, op.name, argument) if is_device_array(x) else x
         for x, argument in zip(operands, op.arguments, strict=True)
@@ -192,9 +198,16 @@ def call(op: Op, operands: Sequence[Any], out: Any, axes: Axes | None, target: s
         if places:
             own_places = places[op.n_inputs :]
             shapes = [execution.shape_back(s, own) for s, own in zip(shapes, own_places, strict=True)]
-        results = _results(op, out, library, first, shapes, result_dtypes)
-        written = [dlpack.imported(x) for x in results]
-        outputs = [_describe(x, op.name, "out") for x in written]
+        if out is None:
+            results = [
+                new_array(first, shape, dtype, op.name)
+                for shape, dtype in zip(shapes, result_dtypes, strict=True)
+            ]
+            written = [("out", dlpack.imported(x)) for x in results]
+        else:
+            results = list(out) if isinstance(out, tuple) else [out]
+            _check_written(op, written, shapes, result_dtypes)
+        outputs = [_describe(x, op.name, argument) for argument, x in written]
         buffers = [
             x if x.dtype == dtype else _temporary(x.shape, dtype, device, stream, stack)
             for x, dtype in zip(outputs, loop_dtypes[op.n_inputs :], strict=True)
@@ -237,27 +250,29 @@ def check_residence(op: Op, operands: Sequence[Any]) -> None:
             )
 
 
-def _place(
-    library: Library, first: Any, operands: Sequence[Any], name: str, arguments: Sequence[str]
-) -> tuple[Device, int]:
-    """Where a call runs: the GPU that the operands are on, and the stream to work on."""
-    device = _device_of(operands, name, arguments)
-    return device, _stream(library, first, operands, device)
+#: A call's arrays and numbers, those that it writes too, by their arguments' names.
+Used = Sequence[tuple[str, Any]]
 
 
-def _device_of(operands: Sequence[Any], name: str, arguments: Sequence[str]) -> Device:
-    """The GPU that the operands are on.
+def _place(library: Library, first: Any, used: Used, name: str) -> tuple[Device, int]:
+    """Where a call runs: the GPU that its arrays are on, and the stream to work on."""
+    device = _device_of(used, name)
+    return device, _stream(library, first, used, device)
+
+
+def _device_of(used: Used, name: str) -> Device:
+    """The GPU that a call's arrays are on.
 
     Raises
     ------
     TypeError
-        For operands on several.
+        For arrays on several.
     """
     from nbops.targets.cuda import is_device_array
 
     device = dispatch.settings().device or devices.default_device("cuda")
     found: dict[str, Device] = {}
-    for x, argument in zip(operands, arguments, strict=True):
+    for argument, x in used:
         interface = _interface(x) if is_device_array(x) else {"shape": (0,)}
         if 0 not in interface["shape"]:
             found[argument] = device.holding(interface["data"][0])
@@ -267,46 +282,104 @@ def _device_of(operands: Sequence[Any], name: str, arguments: Sequence[str]) -> 
     return next(iter(found.values()), device)
 
 
-def _stream(library: Library, first: Any, operands: Sequence[Any], device: Device) -> int:
-    """The stream to work on; waits for operands that were produced on another one."""
+def _stream(library: Library, first: Any, used: Used, device: Device) -> int:
+    """The stream to work on; waits for the others that the call's arrays are in use on.
+
+    An array that is written counts like one that is read: work on another stream may still read it.
+    """
     from nbops.targets.cuda import is_device_array
 
+    named = [_interface(x).get("stream") for _, x in used if is_device_array(x)]
+    in_use = [_without_alias(stream) for stream in named if stream is not None]  # None: nothing to wait for
     current = library.stream(first)
-    produced = [_interface(x).get("stream") for x in operands if is_device_array(x)]
-    if current is None:
-        current = next((int(s) for s in produced if s is not None), 0)
-    for other in {int(s) for s in produced if s is not None} - {current}:
+    current = next(iter(in_use), DEFAULT_STREAM) if current is None else _without_alias(current)
+    for other in set(in_use) - {current}:
         device.synchronize(other)
     return current
 
 
-def _results(
-    op: Op,
-    out: Any,
-    library: Library,
-    first: Any,
-    shapes: Sequence[tuple[int, ...]],
-    dtypes: Sequence[np.dtype[Any]],
-) -> list[Any]:
-    """Arrays for the results: new ones, or the caller's."""
+def _without_alias(stream: int) -> int:
+    """A stream's handle: the exchange protocols call the default stream 1, the driver and libraries 0 too."""
+    return DEFAULT_STREAM if stream == dlpack.LEGACY_STREAM else int(stream)
+
+
+def _written(op: Op, out: Any) -> list[tuple[str, Any]]:
+    """The caller's arrays for the results, by name; none where there are none.
+
+    Raises
+    ------
+    TypeError
+        For an array that is not on the GPU.
+    ValueError
+        For too many or too few.
+    """
     from nbops.targets.cuda import is_device_array
 
     if out is None:
-        return [library.empty(first, shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        return []
     given = list(out) if isinstance(out, tuple) else [out]
-    if len(given) != len(shapes):
-        raise ValueError(f"{op.name}: out has {len(given)} arrays; expected {len(shapes)}")
-    for x, shape, dtype in zip(given, shapes, dtypes, strict=True):
+    n_outputs = len(op.signature.outputs)
+    if len(given) != n_outputs:
+        raise ValueError(f"{op.name}: out has {len(given)} arrays; expected {n_outputs}")
+    for x in given:
         if not is_device_array(x):
             raise TypeError(f"{op.name}: out is a {type(x).__name__}; expected an array on the GPU")
-        own = _describe(dlpack.imported(x), op.name, "out")
+    names = ["out"] if len(given) == 1 else [f"out[{number}]" for number in range(len(given))]
+    return [(argument, dlpack.imported(x)) for argument, x in zip(names, given, strict=True)]
+
+
+def _check_written(
+    op: Op, written: Used, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
+) -> None:
+    """Raise ValueError for an array of the caller's that the results can't be put into."""
+    for (argument, x), shape, dtype in zip(written, shapes, dtypes, strict=True):
+        own = _describe(x, op.name, argument)
         if own.shape != shape or own.dtype != dtype:
             raise ValueError(
-                f"{op.name}: out is {own.shape} in {own.dtype}; the result is {shape} in {dtype}"
+                f"{op.name}: {argument} is {own.shape} in {own.dtype}; the result is {shape} in {dtype}"
             )
-        if _interface(dlpack.imported(x))["data"][1]:
-            raise ValueError(f"{op.name}: out is read-only")
-    return given
+        if _interface(x)["data"][1]:
+            raise ValueError(f"{op.name}: {argument} is read-only")
+
+
+# ---- memory ---------------------------------------------------------------------------------------------
+
+
+def new_array(like: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Any:
+    """A new array of the kind of `like`, and on its device.
+
+    Raises
+    ------
+    MemoryError
+        Where its library finds no room, even without what nbops had kept of the GPU's memory. The CPU doesn't
+        run the call instead, as it does one on NumPy arrays: that would copy the operands there.
+    """
+    library = library_of(like)
+    try:
+        return library.empty(like, shape, dtype)
+    except Exception as error:
+        if not _means_no_room(error):
+            raise
+    _device_of([("x", dlpack.imported(like))], name).release_kept()
+    try:
+        return library.empty(like, shape, dtype)
+    except Exception as error:
+        if not _means_no_room(error):
+            raise
+        nbytes = math.prod(shape) * dtype.itemsize
+        raise MemoryError(
+            f"{name}: the GPU has no room for a result of {nbytes:,} bytes, {shape} in {dtype}; free arrays "
+            "there, pass one as out=, or copy the operands to the CPU and call again"
+        ) from error
+
+
+def _means_no_room(error: Exception) -> bool:
+    """Whether a library failed for want of memory; of their errors, only CuPy's is a MemoryError."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # PyTorch's
+        or "CUDA_ERROR_OUT_OF_MEMORY" in str(error)  # Numba's, which has the driver's own name for it
+    )
 
 
 # ---- conversions, on the device -----------------------------------------------------------------------
@@ -325,10 +398,8 @@ def _converted(x: Any, dtype: np.dtype[Any], device: Device, stream: int, stack:
         number = np.asarray(x, dtype)
         place = _temporary((), dtype, device, stream, stack)
         device.write(place.__array_interface__["data"][0], number.reshape(1))
-        if (
-            stream
-        ):  # the copy may still be on its way when it returns, and is in order with the default stream
-            device.synchronize(0)
+        if stream != DEFAULT_STREAM:  # the copy may be on its way yet, and is in order with that one only
+            device.synchronize(DEFAULT_STREAM)
         return place
     if x.dtype == dtype:
         return x
@@ -339,11 +410,9 @@ def _converted(x: Any, dtype: np.dtype[Any], device: Device, stream: int, stack:
 
 def copy(source: Any, result: Any, name: str) -> None:
     """Fill a device array with another one's elements, converted to its dtype."""
-    operands = [dlpack.imported(source), dlpack.imported(result)]
-    device, stream = _place(library_of(source), source, operands, name, ("x", "out"))
-    x, out = (
-        _describe(array, name, argument) for array, argument in zip(operands, ("x", "out"), strict=True)
-    )
+    used = [("x", dlpack.imported(source)), ("out", dlpack.imported(result))]
+    device, stream = _place(library_of(source), source, used, name)
+    x, out = (_describe(array, name, argument) for argument, array in used)
     _convert(x, out, device, stream)
 
 

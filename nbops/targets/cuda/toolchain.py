@@ -3,6 +3,9 @@
 Nothing here needs a driver or a GPU: the compute capability is given, so kernels compile, and can be examined
 and emulated, on any machine where the compiler's wheels are installed.
 
+The ``numba.cuda`` meant is that of the package numba-cuda, which takes the place of the one that comes with
+Numba. Numba's own is deprecated and does not do: it has no launch bounds and no ``overload``.
+
 ``from numba import cuda`` fails in more ways than with an ImportError: a bare ``numba-cuda`` without NVIDIA's
 wheels, a toolkit of another version. It is tried once, here; `FAILURE` keeps what went wrong.
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
 import sys
 import threading
@@ -42,7 +46,9 @@ __all__ = [
     "failure",
     "intrinsic",
     "loadable",
+    "overload",
     "populate_array",
+    "ptx_of_an_addition",
     "types",
 ]
 
@@ -50,21 +56,22 @@ FAILURE: Exception | None = None
 cuda: Any = None
 types: Any = None
 intrinsic: Any = None
+overload: Any = None
 populate_array: Any = None
 
 try:
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise ImportError("numba-cuda is not installed, and Numba's own numba.cuda does not do")
     from numba import cuda as _cuda
     from numba import types as _types
     from numba.cuda.extending import intrinsic as _intrinsic
-
-    try:  # numba-cuda has its own
-        from numba.cuda.np.arrayobj import populate_array as _populate_array
-    except ImportError:
-        from numba.np.arrayobj import populate_array as _populate_array
+    from numba.cuda.extending import overload as _overload
+    from numba.cuda.np.arrayobj import populate_array as _populate_array
 except Exception as error:  # whatever a half-installed toolchain raises; see the docstring
     FAILURE = error
 else:
-    cuda, types, intrinsic, populate_array = _cuda, _types, _intrinsic, _populate_array
+    cuda, types, intrinsic = _cuda, _types, _intrinsic
+    overload, populate_array = _overload, _populate_array
 
 _compiling = threading.RLock()
 
@@ -86,6 +93,20 @@ def compile_ptx(kernel: CudaKernel, compute_capability: tuple[int, int]) -> tupl
     n = len(kernel.parameters)
     arguments = (types.UniTuple(types.int64, n),) if kernel.takes_tuple else (types.int64,) * n
     return _compile(kernel, arguments, compute_capability)
+
+
+def ptx_of_an_addition() -> str:
+    """The PTX of a small function, compiled now: no cache answers for a compiler that has gone.
+
+    Raises
+    ------
+    Exception
+        Whatever kept numba.cuda from being imported, or keeps it from compiling.
+    """
+    if FAILURE is not None:
+        raise FAILURE
+    ptx, _ = cuda.compile_ptx(lambda x: x + x, (types.float32,), device=True, cc=(7, 5))
+    return str(ptx)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nbops.targets.cuda import dlpack, is_device_array
-from nbops.targets.cuda.residence import address_of, copy, library_of
+from nbops.targets.cuda.residence import address_of, copy, library_of, new_array
 
 __all__ = ["astype", "copy_into", "dtype_of", "reshape", "view"]
 
@@ -65,7 +65,7 @@ def astype(x: Any, dtype: np.dtype[Any], name: str) -> Any:
 
 
 def _copied(x: Any, dtype: np.dtype[Any], name: str) -> Any:
-    result = library_of(x).empty(x, tuple(x.shape), dtype)
+    result = new_array(x, tuple(x.shape), dtype, name)
     copy(x, result, name)
     return result
 
