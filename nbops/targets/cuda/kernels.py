@@ -167,6 +167,7 @@ class Call:
 
     @property
     def batch_rank(self) -> int:
+        """How many batch axes the operands have, after those that lie in one piece were merged."""
         return int(self.frame[0, frame.BATCH_RANK])
 
     def renamed(self, names: Mapping[str, str], dtypes: Dtypes, batch_rank: int) -> Call:
