@@ -291,7 +291,7 @@ def digest_of_lines(function: FunctionType) -> str:
             continue
         seen.add(id(source))
         code = source.__code__
-        hasher.update(f"{code.co_filename} {list(code.co_lines())}".encode())
+        hasher.update(f"{code.co_filename} {code.co_firstlineno} ".encode() + code.co_linetable)
         waiting += [source.__globals__.get(name) for name in sorted(_global_names(code))]
         waiting += _from_modules(code, source.__globals__)
         waiting += [cell.cell_contents for cell in source.__closure__ or ()]

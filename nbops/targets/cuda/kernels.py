@@ -75,8 +75,11 @@ class CudaKernel:
         self.function = compiler.specialise(function, "cuda", **constants)
         #: Differs whenever the code does; what the cache on disk knows a kernel by.
         self.digest = f"{self.name}-{len(self.parameters)}-{max_threads}-{compiler.digest(self.function)}"
-        #: Differs whenever the code stands elsewhere: PTX names files and lines.
-        self.lines = compiler.digest_of_lines(self.function)
+
+    @functools.cached_property
+    def lines(self) -> str:
+        """Differs whenever the code stands elsewhere: PTX names files and lines."""
+        return compiler.digest_of_lines(self.function)
 
     def __repr__(self) -> str:
         return f"<CUDA kernel {self.name}({', '.join(self.parameters)})>"
