@@ -50,6 +50,8 @@ from nbops.parts import PartDispatcher, parts
 __all__ = [
     "add_symbol",
     "digest",
+    "digest_of_lines",
+    "first_line",
     "helper",
     "jit",
     "name_task",
@@ -272,6 +274,39 @@ def digest(function: FunctionType) -> str:
     hasher = hashlib.sha256()
     _hash_function(function, hasher, set())
     return hasher.hexdigest()[:12]
+
+
+def digest_of_lines(function: FunctionType) -> str:
+    """Twelve hexadecimal digits that change whenever code that `function` reaches stands elsewhere.
+
+    `digest` leaves files and lines out, because machine code doesn't depend on them.
+    """
+    hasher = hashlib.sha256()
+    waiting: list[Any] = [function]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        source = getattr(value, "py_func", value)
+        if not isinstance(source, FunctionType) or id(source) in seen or _is_foreign(source.__module__ or ""):
+            continue
+        seen.add(id(source))
+        code = source.__code__
+        hasher.update(f"{code.co_filename} {code.co_firstlineno} ".encode() + code.co_linetable)
+        waiting += [source.__globals__.get(name) for name in sorted(_global_names(code))]
+        waiting += _from_modules(code, source.__globals__)
+        waiting += [cell.cell_contents for cell in source.__closure__ or ()]
+    return hasher.hexdigest()[:12]
+
+
+def first_line(function: Callable[..., Any]) -> tuple[str, int] | None:
+    """The file and line where a function's body begins; None for what is not written in Python."""
+    source = getattr(function, "py_func", function)
+    if not isinstance(source, FunctionType):
+        return None
+    code = source.__code__
+    # a decorated function's own first line is its decorator's
+    body = [line for *_, line in code.co_lines() if line and line > code.co_firstlineno]
+    return code.co_filename, min(body, default=code.co_firstlineno)
 
 
 def _hash_function(function: FunctionType, hasher: Any, seen: set[int]) -> None:

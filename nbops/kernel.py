@@ -141,6 +141,11 @@ class Kernel:
         return Kernel(self.written, self.signature, self.name, **self._helpers)
 
     @property
+    def formula(self) -> Callable[..., Any] | None:
+        """The formula of an elementwise op; None for a loop."""
+        return self._helpers.get("formula")
+
+    @property
     def is_tuned(self) -> bool:
         """Whether a tuned kernel may take the loop's place."""
         return self._tuner is not None

@@ -83,6 +83,31 @@ def other_helper(x: Any) -> Any:
     return x + 2
 
 
+def test_where_code_stands_has_a_digest_of_its_own() -> None:
+    callee = "def g(x):\n    return x\n"
+    text = "def f(x):\n    return g(x)\n"
+    plain, moved = compiled_from(callee, "g"), compiled_from("\n" + callee, "g")
+    digests = [
+        compiler.digest_of_lines(function)
+        for function in (
+            compiled_from(text, "f", g=plain),
+            compiled_from(text, "f", g=compiled_from(callee, "g")),
+            compiled_from("\n" + text, "f", g=plain),
+            compiled_from(text, "f", g=moved),
+        )
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_where_a_body_begins() -> None:
+    text = "@same\ndef f(x):\n    'Docstring.'\n\n    return x\n"
+    _, line = compiler.first_line(compiled_from(text, "f", same=lambda f: f)) or ("", 0)
+    assert line == 5
+    assert (compiler.first_line(compiled_from("f = lambda x: x\n", "f")) or ("", 0))[1] == 1
+    assert compiler.first_line(np.add) is None
+
+
 @pytest.mark.parametrize(
     ("function", "names"),
     [

@@ -28,7 +28,8 @@ class Device(Protocol):
     def allocate(self, nbytes: int) -> int:
         """The address of memory that nobody has written; raises MemoryError where there is no room."""
 
-    def free(self, address: int) -> None: ...
+    def free(self, address: int) -> None:
+        """Give memory back, which nothing that was launched needs any more."""
 
     def write(self, address: int, array: np.ndarray) -> None:
         """Copy a contiguous array to the device."""
@@ -80,12 +81,14 @@ class EmulatedDevice:
         self.read = self.emulator.read
 
     def free_bytes(self) -> int:
+        """As much as a number can say: the host's memory is the only bound."""
         return sys.maxsize
 
     def release_kept(self) -> None:
         """Nothing is kept."""
 
     def holding(self, address: int) -> Device:
+        """The device itself: every emulated one has memory of its own."""
         return self
 
     def synchronize(self, stream: int) -> None:
@@ -104,6 +107,7 @@ class EmulatedDevice:
         return self.emulator.counters
 
     def report(self) -> str:
+        """What each kernel moved, line by line, and what would have been enough."""
         return str(self.emulator.report())
 
     def __repr__(self) -> str:
@@ -114,9 +118,11 @@ class EmulatedDevice:
 def _program(kernel: CudaKernel, compute_capability: tuple[int, int]) -> tuple[Any, str]:
     from nbops.targets import emulator
     from nbops.targets.cuda.toolchain import compile_ptx
+    from nbops.targets.emulator.nodes import Location
 
     ptx, entry = compile_ptx(kernel, compute_capability)
-    return emulator.Program(ptx), entry
+    formula = Location(*kernel.formula) if kernel.formula else None
+    return emulator.Program(ptx, kernel.name, formula), entry
 
 
 def parse_compute_capability(text: str) -> tuple[int, int]:

@@ -52,6 +52,8 @@ class CudaKernel:
         Shows up in profilers and in the emulator's report.
     max_threads : int, optional
         Threads in a block at most; lets the assembler use more registers.
+    formula : function, optional
+        An elementwise op's; the emulator names its line where the kernel around it reads and writes.
     **constants
         Values of the function's global names, compiled in.
     """
@@ -62,15 +64,22 @@ class CudaKernel:
         parameters: Sequence[str] | None = None,
         name: str | None = None,
         max_threads: int | None = None,
+        formula: Callable[..., Any] | None = None,
         **constants: Any,
     ) -> None:
         self.takes_tuple = parameters is not None
         self.parameters = tuple(inspect.signature(function).parameters if parameters is None else parameters)
         self.name = name or function.__name__
         self.max_threads = max_threads
+        self.formula = None if formula is None else compiler.first_line(formula)
         self.function = compiler.specialise(function, "cuda", **constants)
         #: Differs whenever the code does; what the cache on disk knows a kernel by.
         self.digest = f"{self.name}-{len(self.parameters)}-{max_threads}-{compiler.digest(self.function)}"
+
+    @functools.cached_property
+    def lines(self) -> str:
+        """Differs whenever the code stands elsewhere: PTX names files and lines."""
+        return compiler.digest_of_lines(self.function)
 
     def __repr__(self) -> str:
         return f"<CUDA kernel {self.name}({', '.join(self.parameters)})>"
@@ -161,6 +170,7 @@ class Call:
 
     @property
     def batch_rank(self) -> int:
+        """How many batch axes the operands have, after those that lie in one piece were merged."""
         return int(self.frame[0, frame.BATCH_RANK])
 
     def renamed(self, names: Mapping[str, str], dtypes: Dtypes, batch_rank: int) -> Call:

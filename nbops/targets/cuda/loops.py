@@ -149,6 +149,7 @@ def _compiled(
         template,
         parameters=names,
         name=f"{kernel.name}_{'_'.join(d.name for d in dtypes)}",
+        formula=kernel.formula,
         loop=device_function(on_device(kernel.loop, ranges)),
         operands=operands_intrinsic(signature, operands, dtypes, layout, batch_rank, narrow),
         index=types.uint32 if narrow else types.int64,

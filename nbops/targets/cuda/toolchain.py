@@ -175,7 +175,7 @@ def _nothing() -> None:
 
 @functools.cache
 def _compile(kernel: CudaKernel, arguments: Any, compute_capability: tuple[int, int]) -> tuple[str, str]:
-    place = _cache_folder() / "{}-{}.{}.ptx".format(kernel.digest, *compute_capability)
+    place = _cache_folder() / "{}-{}-{}.{}.ptx".format(kernel.digest, kernel.lines, *compute_capability)
     try:
         ptx = place.read_text()
     except OSError:
@@ -241,7 +241,7 @@ def _nvvm() -> Any:
 
 @functools.cache
 def _cache_folder() -> Path:
-    """Where PTX is kept: a kernel's digest is that of its code, and the folder's that of the compiler."""
+    """Where PTX is kept: a file is named by its kernel's code and lines, the folder by the compiler."""
     versions = [numba.__version__, getattr(sys.modules.get("numba_cuda"), "__version__", "")]
     wheels = "numba-cuda", "nvidia-nvvm", "nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12"
     versions += [f"{wheel.name} {wheel.version}" for wheel in distributions(*wheels)]

@@ -317,7 +317,7 @@ class Batch:
         thread = self.launch.thread_index(int(self.thread[lane]))
         location = f"{instruction.location}, " if instruction.location else ""
         return kind(
-            f"{message}\n  at {location}kernel {self.launch.decoded.kernel.name}, "
+            f"{message}\n  at {location}kernel {self.launch.decoded.kernel.title}, "
             f"block {block}, thread {thread}"
             f"\n  in {instruction.text}"
         )

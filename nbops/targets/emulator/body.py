@@ -25,12 +25,18 @@ __all__ = ["BodyParser", "Function"]
 
 _STATEMENT = re.compile(
     r"\s*(?:"
-    r"\.loc\s+(?P<file>\d+)\s+(?P<line>\d+)\s+\d+(?P<inlined>[^\n]*)\n"
+    r"\.loc\s+(?P<file>\d+)\s+(?P<line>\d+)\s+(?P<column>\d+)(?P<inlined>[^\n]*)\n"
     r"|(?P<brace>[{}])"
     r"|(?P<label>[$\w]+)\s*:(?!:)"
     r"|\.(?P<directive>\w+)\b(?P<declaration>[^;]*);"
     r"|(?:@(?P<negate>!?)\s*(?P<guard>[%$\w]+)\s+)?(?P<opcode>[a-z][\w.:]*)\s*(?P<operands>[^;]*);"
     r")"
+)
+_INLINED_AT = re.compile(r"inlined_at\s+(\d+)\s+(\d+)\s+(\d+)")
+#: Files whose lines say nothing about a kernel: Numba's own, and what nbops puts around an op's loop.
+_WRAPPERS = re.compile(
+    r"/numba/(?:cuda|core|np|cpython|misc)/"
+    r"|/nbops/(?:targets/cuda/loops|ops/nests|tuned/cuda/elementwise)\.py$"
 )
 _NAME = re.compile(r"[%$A-Za-z_][\w$]*")
 _LOCAL_SPACES = ("local", "shared", "param")
@@ -61,11 +67,15 @@ class BodyParser:
         files: dict[str, str],
         functions: dict[str, Function],
         module_variables: dict[str, Variable],
+        formula: Location | None = None,
     ) -> None:
         self.kernel = kernel
         self.files = files
         self.functions = functions
         self.module_variables = module_variables
+        self.formula = formula
+        #: By a place (file, line, column) in a function that was inlined, the place that called it.
+        self.callers: dict[tuple[str, str, str], tuple[str, str, str]] = {}
         self.location: Location | None = None
         self.calls: list[str] = []
         self.expansions = 0
@@ -176,7 +186,7 @@ class BodyParser:
     def _expand(self, callee: str, operands: list[str]) -> None:
         """Put a function's instructions where it is called; its parameters are the caller's variables."""
         if callee in self.calls:
-            raise EmulatorError(f"{self.kernel.name}: {callee} calls itself, which the emulator does not do")
+            raise EmulatorError(f"{self.kernel.title}: {callee} calls itself, which the emulator does not do")
         function = self.functions[callee]
         position = operands.index(callee)
         results = split_operands(operands[0][1:-1].strip()) if position else []
@@ -195,11 +205,27 @@ class BodyParser:
         self.calls.pop()
 
     def _locate(self, match: re.Match[str]) -> Location | None:
-        """The Python line of a ``.loc``; code that was inlined from elsewhere counts for the line that
-        called it.
+        """The Python line of a ``.loc``.
+
+        It is the innermost one, that of the function which was inlined: an op's own loop in nbops' kernel.
+        Lines of Numba and of what nbops puts around a loop count for the line that called them; where nobody
+        did, for the op's formula, which is all that its author wrote.
         """
-        file, line = match["file"], match["line"]
-        called = re.search(r"inlined_at\s+(\d+)\s+(\d+)", match["inlined"])
+        place = match["file"], match["line"], match["column"]
+        called = _INLINED_AT.search(match["inlined"])
         if called:
-            file, line = called[1], called[2]
-        return Location(self.files.get(file, "?"), int(line)) if int(line) else self.location
+            self.callers[place] = called[1], called[2], called[3]
+        climbed = {place}
+        while (place[1] == "0" or self._is_wrapper(place[0])) and self.callers.get(
+            place, place
+        ) not in climbed:
+            place = self.callers[place]
+            climbed.add(place)
+        if place[1] == "0":
+            return self.location
+        if self.formula and self._is_wrapper(place[0]):
+            return self.formula
+        return Location(self.files.get(place[0], "?"), int(place[1]))
+
+    def _is_wrapper(self, file: str) -> bool:
+        return _WRAPPERS.search(self.files.get(file, "").replace("\\", "/")) is not None

@@ -85,7 +85,7 @@ class Instruction:
 
 @dataclasses.dataclass
 class Kernel:
-    """An entry point."""
+    """An entry point; `title` is its name for people, where it has one."""
 
     name: str
     parameters: list[Parameter]
@@ -93,6 +93,7 @@ class Kernel:
     instructions: list[Instruction]
     labels: dict[str, int]
     variables: dict[str, Variable]
+    title: str = ""
 
     @property
     def parameter_bytes(self) -> int:
@@ -116,6 +117,7 @@ def split_operands(text: str) -> list[str]:
 
 
 def parse_variable(match: re.Match[str]) -> Variable:
+    """The variable that a match of `VARIABLE` declares, its initial value as the bytes that memory holds."""
     kind = match["type"]
     count = 1
     for extent in re.findall(r"\[(\d*)\]", match["dimensions"]):

@@ -20,15 +20,15 @@ def report(device: Device) -> str:
     """The text of `Device.report`."""
     if not device.counters:
         return "no kernel has run yet"
-    return "\n\n".join(_kernel(name, device.launches[name], c) for name, c in device.counters.items())
+    return "\n\n".join(_kernel(device.launches[name], c) for name, c in device.counters.items())
 
 
-def _kernel(name: str, launches: int, counters: Counters) -> str:
+def _kernel(launches: int, counters: Counters) -> str:
     mix = counters.instructions
     total = sum(mix.values())
     shares = ", ".join(f"{op} {number / total:.0%}" for op, number in mix.most_common(6))
     lines = [
-        f"kernel {name}, {launches} {'launch' if launches == 1 else 'launches'}",
+        f"kernel {counters.kernel.title}, {launches} {'launch' if launches == 1 else 'launches'}",
         f"  {total:,} warp instructions, {counters.active_share:.0%} of their lanes active: {shares}",
     ]
     for what, traffic, unit in (

@@ -11,7 +11,7 @@ import re
 
 from nbops.targets.emulator.body import BodyParser, Function
 from nbops.targets.emulator.errors import PTXSyntaxError
-from nbops.targets.emulator.nodes import VARIABLE, Kernel, Parameter, parse_variable
+from nbops.targets.emulator.nodes import VARIABLE, Kernel, Location, Parameter, parse_variable
 
 __all__ = ["Program"]
 
@@ -29,6 +29,10 @@ class Program:
     Parameters
     ----------
     ptx : str
+    title : str, optional
+        What messages and reports call the program's kernel; its name in the PTX unless given.
+    formula : Location, optional
+        The Python line that counts for those of nbops' own code around an op's formula.
 
     Attributes
     ----------
@@ -38,7 +42,7 @@ class Program:
         The architecture that the PTX was made for, for instance ``sm_90``.
     """
 
-    def __init__(self, ptx: str) -> None:
+    def __init__(self, ptx: str, title: str = "", formula: Location | None = None) -> None:
         text = _COMMENT.sub("", ptx)
         files: dict[str, str] = dict(re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M))
         target = re.search(r"\.target\s+(\w+)", text)
@@ -70,7 +74,8 @@ class Program:
         for match, body in bodies:
             if match["kind"] == "entry":
                 kernel = Kernel(match["name"], _parameters(match["parameters"]), [], [], {}, {})
-                BodyParser(kernel, files, functions, self.variables).parse(body)
+                kernel.title = title or kernel.name
+                BodyParser(kernel, files, functions, self.variables, formula).parse(body)
                 self.entries[match["name"]] = kernel
         if not self.entries:
             raise PTXSyntaxError("no .entry in this PTX: compile a kernel, not a device function")

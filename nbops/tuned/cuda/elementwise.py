@@ -83,6 +83,7 @@ def vectorised(
         run_vectors,
         parameters=names,
         name=f"{kernel.name}_vectors_{'_'.join(d.name for d in dtypes)}",
+        formula=kernel.formula,
         loop=device_function(loops.on_device(kernel.loop, loops.SERIAL)),
         operands=loops.operands_intrinsic(kernel.signature, operands, dtypes, layout, batch_rank, narrow),
         load=load,

@@ -94,10 +94,12 @@ def activate(total: Any) -> Any:
 
 
 def activate_only(total: Any, bias: Any) -> Any:
+    """A result's element without a bias."""
     return activate(total)
 
 
 def add_and_activate(total: Any, bias: Any) -> Any:
+    """A result's element with the bias of its column."""
     return activate(total + bias)
 
 

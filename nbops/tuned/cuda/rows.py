@@ -36,34 +36,42 @@ is_clipped: Any = None
 
 
 def itself(value: Any, own_term: Any) -> Any:
+    """Keep the element, not its term."""
     return value
 
 
 def logarithm(total: Any, upstream: Any) -> Any:
+    """What log_softmax takes from all elements of a row, beside the peak."""
     return math.log(total)
 
 
 def below(value: Any, peak: Any, shared: Any) -> Any:
+    """A log_softmax: the element without the peak and the sum's logarithm."""
     return value - peak - shared
 
 
 def upstream_share(total: Any, upstream: Any) -> Any:
+    """A gradient's factor of the whole row: the upstream gradient over the sum."""
     return upstream / total
 
 
 def clipped_term(value: Any, peak: Any) -> Any:
+    """What a probability adds to the total: itself, clipped."""
     return clip(value)
 
 
 def share_unless_clipped(value: Any, peak: Any, shared: Any) -> Any:
+    """The gradient of a probability that is not the label's: 0 where it was clipped."""
     return ELEMENT(0) if is_clipped(value) else shared
 
 
 def label_unless_clipped(value: Any, finished: Any, upstream: Any) -> Any:
+    """The gradient of the labelled probability: what others have, less that of its logarithm."""
     return finished if is_clipped(value) else finished - upstream / value
 
 
 def clipped_loss(value: Any, peak: Any, total: Any) -> Any:
+    """Cross-entropy of one row: minus the logarithm of the label's normalized probability."""
     return math.log(total) - math.log(clip(value))
 
 

@@ -47,10 +47,12 @@ class Tile:
 
     @property
     def warps_n(self) -> int:
+        """How many of a block's warps lie side by side along n."""
         return self.n // (self.lanes_n * self.thread_n)
 
     @property
     def threads(self) -> int:
+        """How many threads a block has."""
         return WARP * self.warps_n * (self.m // (self.lanes_m * self.thread_m))
 
     @property

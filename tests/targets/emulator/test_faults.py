@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import nbops
 from nbops.targets.emulator import (
     Device,
     InitcheckError,
@@ -40,7 +42,9 @@ def launch(
 def line_of(kernel: Kernel, text: str) -> str:
     """``file:line`` of the line of a kernel that contains `text`."""
     lines, first = inspect.getsourcelines(kernel)
-    return f"{__file__}:{first + next(i for i, line in enumerate(lines) if text in line)}"
+    return (
+        f"{inspect.getsourcefile(kernel)}:{first + next(i for i, line in enumerate(lines) if text in line)}"
+    )
 
 
 # -- correct kernels -----------------------------------------------------------------------------------------
@@ -259,6 +263,112 @@ def test_checks_can_be_chosen() -> None:
     run(ptx, 2, 128, x, np.zeros_like(x), device=Device((9, 0), checks=("memcheck", "synccheck")))
     with pytest.raises(ValueError, match="no checker is called"):
         Device(checks=("everything",))
+
+
+# -- through an op: errors and reports name the line that its author wrote ----------------------------------
+
+
+def one_too_far(x, out):
+    for i in range(x.size):
+        out[i] = x[i + 1]
+
+
+def weighted(x, y):
+    scaled = x * y
+    return scaled + y
+
+
+def short_of(number: int, gpu: Any) -> None:
+    """Give the `number`-th allocation 4 bytes less than were asked for."""
+    allocate, sizes = gpu.allocate, []
+
+    def allocate_less(nbytes: int) -> Any:
+        sizes.append(nbytes)
+        return allocate(nbytes - 4 * (len(sizes) == number))
+
+    gpu.allocate = allocate_less
+
+
+def test_an_ops_own_loop() -> None:
+    loop = nbops.op("(n)->(n)")(one_too_far)
+    x = np.ones((2, 40), np.float32)
+    with nbops.use("cuda-emulator"), pytest.raises(MemcheckError) as caught:
+        loop(x[0])
+    assert f"at {line_of(one_too_far, 'x[i + 1]')}, kernel one_too_far_float32_float32, " in str(caught.value)
+    with nbops.use("cuda-emulator") as gpu:
+        nbops.op("(n),(n)->(n)")(two_step)(x, x)
+    report = gpu.report()
+    assert report.startswith("kernel two_step_float32_float32_float32, 1 launch\n")
+    assert f"{Path(line_of(two_step, 'out[i] = x')).name} reads global memory" in report
+    assert f"{Path(line_of(two_step, '+= y')).name} reads global memory" in report
+    assert "loops.py" not in report
+
+
+def two_step(x, y, out):
+    for i in range(x.size):
+        out[i] = x[i]
+    for i in range(x.size):
+        out[x.size - 1 - i] += y[i]
+
+
+@pytest.mark.parametrize("layout", ["vectors", "elements"])
+def test_an_elementwise_ops_formula(layout: str) -> None:
+    """Numbers are read and written around the formula: that counts for the formula's first line."""
+    formula = nbops.elementwise(weighted)
+    x, y = (np.ones((8, 12), np.float32) for _ in range(2))
+    y = y if layout == "vectors" else np.asfortranarray(y)
+    line = line_of(weighted, "scaled = ")
+    with nbops.use("cuda-emulator") as gpu:
+        formula(x, y)
+    report = gpu.report()
+    assert f"{Path(line).name} reads global memory" in report
+    assert f"{Path(line).name} writes global memory" in report
+    assert report.count(".py:") == 2
+    with nbops.use("cuda-emulator") as gpu:
+        short_of(3, gpu)
+        with pytest.raises(MemcheckError) as caught:
+            formula(x, y)
+    assert f"at {line}, kernel weighted_" in str(caught.value)
+
+
+TABLE = np.arange(5, dtype=np.float32)
+
+
+def looked_up(x):
+    number = int(x)
+    return TABLE[number]
+
+
+def test_a_line_inside_a_formula() -> None:
+    with nbops.use("cuda-emulator"), pytest.raises(MemcheckError) as caught:
+        nbops.elementwise(looked_up)(np.full(64, 5, np.float32))
+    assert f"at {line_of(looked_up, 'return')}, kernel looked_up_" in str(caught.value)
+
+
+def test_the_products_own_loop() -> None:
+    a, b = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
+    loop = nbops.matmul.as_written()
+    with nbops.use("cuda-emulator") as gpu:
+        loop(a, b)
+    lines = {line.split()[0] for line in gpu.report().splitlines() if ".py:" in line}
+    wanted = {Path(line_of(loop.kernel.written, text)).name for text in ("= 0", "+= a")}
+    assert lines == wanted
+    with nbops.use("cuda-emulator") as gpu:
+        short_of(3, gpu)
+        with pytest.raises(MemcheckError) as caught:
+            loop(a, b)
+    assert f"at {line_of(loop.kernel.written, '= 0')}, kernel matmul_" in str(caught.value)
+
+
+def test_a_loop_that_moved_has_new_lines() -> None:
+    """Compiled code is kept by what it computes; its lines are those of the file as it is now."""
+    source = "def moved(x, out):\n    for i in range(x.size):\n        out[i] = x[i]\n"
+    for blank in 0, 7:
+        names: dict[str, Any] = {}
+        exec(compile("\n" * blank + source, "moved.py", "exec"), names)
+        with nbops.use("cuda-emulator") as gpu:
+            nbops.op("(n)->(n)")(names["moved"])(np.ones(5, np.float32))
+        assert f"moved.py:{3 + blank} reads global memory" in gpu.report()
 
 
 # -- what needs PTX by hand ----------------------------------------------------------------------------------

@@ -36,10 +36,14 @@ from nbops.tuned.cuda import (
     rows,
     sum_kernels,
     sums,
+    tensor_cores,
+    vector_kernels,
+    vector_products,
     warps,
 )
 from tests.cases import as_list
 from tests.targets.cuda import needs_compiler
+from tests.tuned.cuda.test_products import to_tf32
 
 pytestmark = needs_compiler
 
@@ -99,6 +103,28 @@ def added_to(*shapes: tuple[int, ...]) -> Callable[[], None]:
     return lambda: close(nbops.gemm(a, b, c, np.float32(0.5)), c + 0.5 * (a.astype(np.float64) @ b), 1e-4)
 
 
+def on_tensor_cores(m: int, k: int, n: int) -> None:
+    a, b = draw(m, k), draw(k, n)
+    with nbops.use("cuda-emulator", tf32=True):
+        result = nbops.matmul(a, b)
+    close(result, to_tf32(a).astype(np.float64) @ to_tf32(b))
+
+
+def dot_of(n: int) -> Callable[[], None]:
+    x, y = draw(2, n)
+    return lambda: close(nbops.vecdot(x, y), x.astype(np.float64) @ y)
+
+
+def matvec_of(*shape: int) -> Callable[[], None]:
+    a, x = draw(*shape), draw(*shape[:-2], shape[-1])
+    return lambda: close(nbops.matvec(a, x), np.einsum("...ij,...j->...i", a.astype(np.float64), x))
+
+
+def vecmat_of(m: int, n: int) -> Callable[[], None]:
+    x, a = draw(m), draw(m, n)
+    return lambda: close(nbops.vecmat(x, a), x.astype(np.float64) @ a)
+
+
 CASES: dict[str, Callable[[], None]] = {
     "a block a row": softmax_of(spread(3, 2044)),
     "lanes a row": softmax_of(draw(5, 10)),
@@ -121,6 +147,12 @@ CASES: dict[str, Callable[[], None]] = {
     "a product": product_of(70, 37, 45),
     "a product added to a matrix": added_to((70, 37), (37, 45), (70, 45)),
     "added in a batch": added_to((3, 5, 6), (6, 4), (5, 4)),
+    "a product on tensor cores": lambda: on_tensor_cores(70, 37, 45),
+    "a dot product": dot_of(301),
+    "a dot product in parts": dot_of(33_000),
+    "a matrix times a vector": matvec_of(5, 300),
+    "matrices times vectors": matvec_of(2, 3, 40),
+    "a vector times a matrix": vecmat_of(30, 33),
 }
 
 
@@ -220,6 +252,39 @@ PRODUCT_MUTANTS = [
         gemm_parts.add_parts, "part[lane] + factor * total", "part[0] + factor * total", "added in a batch"
     ),
 ]
+VECTOR_MUTANTS = [
+    Mutant(warps.sum_of_lanes, "EVERY_LANE", "0xFFFF", "a matrix times a vector"),
+    Mutant(warps.sum_of_lanes, "lanes // 2", "lanes // 4", "a dot product"),
+    Mutant(vector_kernels.read, "word(n) - word(at)", "word(n) - word(at) + 1", "a dot product"),
+    Mutant(vector_kernels.dot, "totals[k] = TOTAL(0)", "totals[k] = TOTAL(1)", "a matrix times a vector"),
+    Mutant(vector_kernels.dot, "THREADS * WIDTH", "THREADS", "a matrix times a vector"),
+    Mutant(vector_kernels.dot, "range(1, WIDTH)", "range(2, WIDTH)", "a dot product"),
+    Mutant(vector_kernels.put_total, "number * TOTAL_SIZE", "number", "a dot product in parts"),
+    Mutant(vector_kernels.vector_times_vector, "start * y_step", "number * y_step", "a dot product in parts"),
+    Mutant(
+        vector_kernels.matrix_times_vector, "row < items * m", "row <= items * m", "a matrix times a vector"
+    ),
+    Mutant(vector_kernels.matrix_times_vector, "row -= item * m", "pass", "matrices times vectors"),
+    Mutant(vector_kernels.vector_times_matrix, BARRIER, "", "a vector times a matrix"),
+    Mutant(
+        vector_kernels.vector_times_matrix,
+        "totals[k] = TOTAL(0)",
+        "totals[k] = TOTAL(1)",
+        "a vector times a matrix",
+    ),
+    Mutant(vector_kernels.vector_times_matrix, "at < columns", "at <= columns", "a vector times a matrix"),
+    Mutant(
+        vector_kernels.vector_times_matrix, "range(1, WARPS)", "range(2, WARPS)", "a vector times a matrix"
+    ),
+]
+TENSOR_MUTANTS = [
+    Mutant(tensor_cores.prepare, "to_tf32(value)", "value", "a product on tensor cores"),
+    Mutant(tensor_cores.add_step, "at + 4 * PITCH_N", "at + 3 * PITCH_N", "a product on tensor cores"),
+    Mutant(tensor_cores.add_step, "i * MMA_M", "i * MMA_N", "a product on tensor cores"),
+    Mutant(tensor_cores.add_up, "column + g - t - t", "column + g - t", "a product on tensor cores"),
+    Mutant(tensor_cores.add_up, "column, MMA_K)", "column, 0)", "a product on tensor cores"),
+]
+MUTANTS += [*PRODUCT_MUTANTS, *VECTOR_MUTANTS, *TENSOR_MUTANTS]
 
 
 @contextmanager
@@ -247,7 +312,7 @@ def in_place(mutant: Mutant) -> Iterator[None]:
 
 
 def forget() -> None:
-    for module in elementwise, gemm, helpers, row_gradients, rows, sums:
+    for module in elementwise, gemm, helpers, row_gradients, rows, sums, vector_products:
         for value in vars(module).values():
             if hasattr(value, "cache_clear") and getattr(value, "__module__", "") == module.__name__:
                 value.cache_clear()
@@ -259,7 +324,7 @@ def test_the_kernels_pass(case: str) -> None:
     run(case)
 
 
-@pytest.mark.parametrize("mutant", [*MUTANTS, *PRODUCT_MUTANTS], ids=str)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_mutant_is_noticed(mutant: Mutant) -> None:
     with in_place(mutant), pytest.raises((EmulatorError, AssertionError)) as caught:
         run(mutant.case)
