@@ -7,6 +7,7 @@
 # make docs     the documentation and API reference, as HTML in docs/_build/html; a warning is an error
 # make notebook docs/tutorial.ipynb, made from docs/tutorial.md and run
 # make ratios   the tables of README.md and docs/ratios.md, from asv_benchmarks/results/peers.json
+# make cuda-figures  the counters and static bounds of docs/cuda.md, made on the emulated GPU
 # make fuzz     24,000 random calls (NBOPS_FUZZ_SEED=n repeats one run)
 # make bounds   the suite under Numba's bounds checks
 # make coverage the interpreted loops cover every line of nbops/ops
@@ -29,7 +30,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 SECONDS ?= 60
 
-.PHONY: train test test-slow test-oldest stress lint docs notebook ratios asv bench bench-history bench-report bench-check bench-peers clean fuzz bounds coverage mutants bench-dask dask-memory scaling
+.PHONY: train test test-slow test-oldest stress lint docs notebook ratios cuda-figures asv bench bench-history bench-report bench-check bench-peers clean fuzz bounds coverage mutants bench-dask dask-memory scaling
 
 train: ARGS ?= --epochs 10 --batch-size 32
 train: $(ENV)
@@ -72,6 +73,9 @@ notebook: $(ENV)
 
 ratios: $(ENV)
 	$(VENV)/bin/python docs/make_ratios.py
+
+cuda-figures: $(ENV)
+	$(VENV)/bin/python docs/make_cuda.py
 
 fuzz: $(ENV)
 	for part in 0 1 2 3 4 5 6 7; do \

@@ -6,6 +6,7 @@ in `CASES`.
 
 **The tolerance** is stated once, in `tolerance`: an op of n steps per element may be off by ``(4 + 2 n) eps``
 of the dtype it computes in, relative to the largest result (at least 1). Operands are of the order of 1.
+`gradient_steps` says what n is for a gradient.
 """
 
 from __future__ import annotations
@@ -183,6 +184,44 @@ def tolerance(dtype: Any, steps: int, expected: Array) -> float:
     """The absolute error that `steps` roundings in `dtype` may leave; see the file's docstring."""
     finite = np.abs(expected[np.isfinite(expected)])
     return float((4 + 2 * steps) * ml_dtypes.finfo(dtype).eps * max(1.0, finite.max(initial=0.0)))
+
+
+def gradient_steps(case: Case, shapes: Sequence[Shape], index: int) -> int:
+    """Accumulated terms per element of one operand's gradient.
+
+    A rule works with the op's results, or repeats their sums: as many terms as in a result. Then each element
+    adds up what arrives from every result that it is part of: along the results' axes that it lacks or that
+    were broadcast.
+    """
+    assert case.op is not None
+    signature = case.op.signature
+    names = signature.inputs[index]
+    length = {
+        name: n
+        for own, shape in zip(signature.inputs, shapes, strict=True)
+        for name, n in zip(own, shape[len(shape) - len(own) :], strict=True)
+    }
+    batches = [shape[: len(shape) - len(own)] for own, shape in zip(signature.inputs, shapes, strict=True)]
+    broadcast = int(np.prod(np.broadcast_shapes(*batches))) // max(1, int(np.prod(batches[index])))
+    arriving = sum(
+        int(np.prod([length[name] for name in own if name not in names])) for own in signature.outputs
+    )
+    return case.steps(*shapes) + broadcast * arriving
+
+
+def assert_gradients_close(
+    gradients: Sequence[Any], expected: Sequence[Any], case: Case, operands: Sequence[Array]
+) -> None:
+    """Compare an op's gradients to others that may be rounded too, each within `tolerance` in its dtype."""
+    shapes = [x.shape for x in operands]
+    for index, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
+        assert (gradient is None) == (wanted is None)
+        if wanted is not None:
+            gradient, wanted = np.asarray(gradient), np.asarray(wanted)
+            assert (gradient.shape, gradient.dtype) == (wanted.shape, operands[index].dtype)
+            steps = gradient_steps(case, shapes, index)
+            atol = sum(tolerance(x.dtype, steps, wanted) for x in (gradient, wanted))
+            np.testing.assert_allclose(gradient, wanted, rtol=0, atol=atol, err_msg=f"operand {index}")
 
 
 def assert_close(results: Any, expected: Sequence[Array], case: Case, shapes: Sequence[Shape]) -> None:

@@ -67,6 +67,7 @@ ELSEWHERE = {
     "make stress": "by hand; two seconds of it in tests/test_stress.py",
     "make notebook": "tests/test_notebook.py",
     "make ratios": "tests/test_ratios.py",
+    "make cuda-figures": "tests/test_cuda_page.py",
     "make bench": "tests/test_asv_benchmarks.py",  # with asv itself it takes minutes; so do the next ones
     "make bench-check": "tests/test_asv_benchmarks.py",
     "make bench-history": "tests/test_asv_benchmarks.py",

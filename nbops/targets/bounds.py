@@ -58,7 +58,8 @@ class Bound:
         That uses it; see `nbops.tuned.cuda.catalog`.
     kernel : str
     compute_capability : str
-    registers, stack_bytes, shared_bytes : int
+    registers, stack_bytes, spill_bytes, shared_bytes : int
+        Spilled registers lie in the stack; the assembler counts the bytes that it stores and loads for them.
     occupancy : float
         The share of a multiprocessor's warps.
     instructions : int
@@ -81,6 +82,7 @@ class Bound:
     compute_capability: str
     registers: int
     stack_bytes: int
+    spill_bytes: int
     shared_bytes: int
     occupancy: float
     instructions: int
@@ -103,7 +105,8 @@ def bound_of(call: str, launch: Launch, compute_capability: Capability) -> Bound
     compute_capability : tuple of 2 int
     """
     ptx, _ = toolchain.compile_ptx(launch.kernel, compute_capability)
-    code = read(toolchain.compile_cubin(ptx, compute_capability), compute_capability)
+    cubin, spilled = toolchain.compile_cubin_with_spills(ptx, compute_capability)
+    code = read(cubin, compute_capability)
     body = inner_loop(code.instructions)
     count = Counter(instruction.name for instruction in body)
     clocks = _clocks(body, ARCHITECTURES[compute_capability])
@@ -122,6 +125,7 @@ def bound_of(call: str, launch: Launch, compute_capability: Capability) -> Bound
         "{}.{}".format(*compute_capability),
         code.registers,
         code.stack_bytes,
+        spilled,
         shared,
         round(occupancy(compute_capability, code.registers, shared, math.prod(launch.block)), 3),
         len(body),
@@ -270,6 +274,7 @@ def table(bounds: Iterable[Bound]) -> str:
         "cc",
         "Registers",
         "Stack",
+        "Spills",
         "Shared",
         "Occupancy",
         "Loop",
@@ -279,7 +284,7 @@ def table(bounds: Iterable[Bound]) -> str:
     )
     lines = [f"| {' | '.join(head)} | Bound |", "|" + "---|" * (len(head) + 1)]
     for b in bounds:
-        machine = f"{b.registers} | {b.stack_bytes} | {b.shared_bytes} | {b.occupancy:.0%}"
+        machine = f"{b.registers} | {b.stack_bytes} | {b.spill_bytes} | {b.shared_bytes} | {b.occupancy:.0%}"
         loop = (
             f"{b.instructions} | {b.wide:.0%} | {b.multiply_adds:.0%} | {b.limit} | {b.bound:.0%} of {b.peak}"
         )

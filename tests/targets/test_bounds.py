@@ -45,6 +45,8 @@ def worse(now: Bound, before: Bound) -> list[str]:
         found.append(f"{now.registers} registers, not {before.registers}")
     if now.stack_bytes > before.stack_bytes:
         found.append(f"{now.stack_bytes} bytes of stack, not {before.stack_bytes}")
+    if now.spill_bytes > before.spill_bytes:
+        found.append(f"{now.spill_bytes} bytes spilled, not {before.spill_bytes}")
     for name in "wide", "bound", "occupancy", "multiply_adds":
         value, wanted = getattr(now, name), getattr(before, name)
         if value < wanted - (0.001 if same else 0.1):
@@ -80,8 +82,8 @@ def test_the_baseline_has_every_architecture() -> None:
     assert kept == {"{}.{}".format(*cc) for cc in ARCHITECTURES}
 
 
-def test_no_tuned_kernel_has_a_stack() -> None:
-    assert not [b for b in BASELINE.values() if b.stack_bytes]
+def test_no_tuned_kernel_has_a_stack_or_spills() -> None:
+    assert not [b for b in BASELINE.values() if b.stack_bytes or b.spill_bytes]
 
 
 def test_elementwise_kernels_move_16_bytes_at_once() -> None:
@@ -136,7 +138,7 @@ def check_stacks(named: Any) -> None:
     """And an elementwise op's vectors are vectors; parts of products end with single elements."""
     bounds = [bound_of(*one) for one in named]
     assert {b.compute_capability for b in bounds} == {"{}.{}".format(*cc) for cc in ARCHITECTURES}
-    assert not [b for b in bounds if b.stack_bytes]
+    assert not [b for b in bounds if b.stack_bytes or b.spill_bytes]
     elementwise = [b for b in bounds if registry[b.call.split(",")[0]].signature.is_elementwise]
     assert not [b for b in elementwise if "_vectors_" in b.kernel and b.wide < 1]
 
@@ -147,6 +149,7 @@ def test_a_regression_is_noticed() -> None:
     assert not worse(before, before)
     assert worse(Bound(**{**fields, "registers": before.registers + 20}), before)
     assert worse(Bound(**{**fields, "stack_bytes": 8}), before)
+    assert worse(Bound(**{**fields, "spill_bytes": 8}), before)
     assert worse(Bound(**{**fields, "bound": before.bound - 0.2}), before)
 
 
@@ -178,6 +181,34 @@ def test_shared_memory_and_shuffles_are_read() -> None:
     assert names.count("BAR") == 2
     assert names.count("SHFL") == 2 * (5 + 3)
     assert sum(i.name == "LDG" and i.nbytes == 16 for i in code.instructions) == 4
+
+
+#: Holds 64 numbers at once, in a kernel that has 24 registers.
+SPILLING = """
+.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry spilling(.param .u64 at) .maxntid 1024 .minnctapersm 2
+{
+.reg .u64 %a;
+.reg .f32 %x<64>;
+ld.param.u64 %a, [at];
+LOADS
+bar.sync 0;
+STORES
+ret;
+}
+"""
+
+
+def test_spills_are_the_assemblers_count() -> None:
+    loads = "\n".join(f"ld.global.volatile.f32 %x{i}, [%a + {4 * i}];" for i in range(64))
+    stores = "\n".join(f"st.global.volatile.f32 [%a + {4 * i}], %x{63 - i};" for i in range(64))
+    ptx = SPILLING.replace("LOADS", loads).replace("STORES", stores)
+    cubin, spilled = toolchain.compile_cubin_with_spills(ptx, (9, 0))
+    code = read(cubin, (9, 0))
+    assert spilled == sum(i.nbytes for i in code.instructions if i.name in ("STL", "LDL")) > 0
+    assert code.stack_bytes > 0
 
 
 def test_what_is_no_cubin_says_so() -> None:

@@ -16,9 +16,9 @@ import nbops
 from nbops.targets import cuda
 from nbops.targets.cuda import driver
 from nbops.testing import LAYOUTS
-from tests.cases import CASES, CASES_AND_SHAPES, Case, assert_close, describe
+from tests.cases import CASES, CASES_AND_SHAPES, Case, assert_close, assert_gradients_close, describe
 from tests.targets.cuda import needs_compiler
-from tests.targets.gradients import check_in_float32
+from tests.targets.gradients import check_gradients
 from tests.targets.test_cuda_training import check_on
 from tests.test_gradients import WITH_RULE
 from tests.test_layouts import laid_out
@@ -42,9 +42,10 @@ def test_values(case: Case, shapes: Any, dtype: Any, rng: np.random.Generator) -
         assert_close(case.function(*operands), case.expected(operands), case, shapes)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=describe)
 @pytest.mark.parametrize("case", WITH_RULE, ids=describe)
-def test_gradients(case: Case, rng: np.random.Generator) -> None:
-    check_in_float32(case, case.shapes[0], rng, "cuda")
+def test_gradients(case: Case, dtype: Any, rng: np.random.Generator) -> None:
+    check_gradients(case, case.shapes[0], dtype, rng, "cuda")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -166,11 +167,8 @@ def test_functions_and_gradients_of_a_librarys_arrays(
     with nbops.use("cpu"):
         wanted = case.op.vjp(*operands)[1](*upstreams)
     gradients = case.op.vjp(*there)[1](*map(own.put, upstreams))
-    for gradient, expected in zip(gradients, wanted, strict=True):
-        assert (gradient is None) == (expected is None)
-        if expected is not None:
-            atol = 3e-5 * np.abs(expected).max(initial=1)
-            np.testing.assert_allclose(own.get(gradient), expected, rtol=0, atol=atol)
+    found = [None if gradient is None else own.get(gradient) for gradient in gradients]
+    assert_gradients_close(found, wanted, case, operands)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -1,6 +1,7 @@
 """Training on digits through CUDA kernels: the losses are the CPU's.
 
-The digits are the IDX files in the folder ``NBOPS_TEST_MNIST``, or the subset that comes with the example.
+The digits are 5,000 images of MNIST: the training and test images of the subset that comes with the example,
+or the first of the IDX files in the folder ``NBOPS_TEST_MNIST``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,17 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
         sys.path.remove(str(ROOT / "examples"))
     folder = os.environ.get("NBOPS_TEST_MNIST")
     found = mnist_data.load(Path(folder) if folder else mnist_data.SUBSET)
-    return found.train_images[:IMAGES], found.train_labels[:IMAGES]
+    images = np.concatenate([found.train_images, found.test_images])
+    labels = np.concatenate([found.train_labels, found.test_labels])
+    return images[:IMAGES], labels[:IMAGES]
+
+
+def test_there_are_5000_images() -> None:
+    """So many, whichever files they come from, with a label each."""
+    images, labels = digits()
+    assert images.shape == (5000, 28 * 28)
+    assert labels.shape == (5000,)
+    assert set(labels) == set(range(10))
 
 
 def losses(hidden: int, batch: int, steps: int, optimizer: str) -> np.ndarray:

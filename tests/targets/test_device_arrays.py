@@ -18,7 +18,7 @@ import pytest
 import nbops
 from nbops.targets.cuda import residence
 from nbops.targets.cuda.devices import EmulatedDevice
-from tests.cases import CASES, Case, assert_close, describe
+from tests.cases import CASES, Case, assert_close, assert_gradients_close, describe
 from tests.targets.cuda import FakeArray, FakeLibrary, needs_compiler
 from tests.test_gradients import WITH_RULE, upstreams_of
 
@@ -79,14 +79,8 @@ def test_every_gradient_stays_there(case: Case, gpu: Any, rng: np.random.Generat
         there, pulled = [on(gpu, x) for x in operands], [on(gpu, u) for u in upstreams]
         with nothing_leaves(gpu):
             gradients = case.op.vjp(*there)[1](*pulled)
-        for gradient, expected in zip(gradients, wanted, strict=True):
-            assert (gradient is None) == (expected is None)
-            if expected is not None:
-                (found,) = fetched(gradient)
-                assert (found.shape, found.dtype) == (np.shape(expected), np.float32)
-                np.testing.assert_allclose(
-                    found, expected, rtol=0, atol=3e-5 * np.abs(expected).max(initial=1)
-                )
+        found = [None if gradient is None else fetched(gradient)[0] for gradient in gradients]
+        assert_gradients_close(found, wanted, case, operands)
 
 
 def test_sums_and_means_of_other_dtypes(gpu: Any) -> None:

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 import warnings
@@ -39,6 +40,7 @@ __all__ = [
     "FAILURE",
     "array_type",
     "compile_cubin",
+    "compile_cubin_with_spills",
     "compile_ptx",
     "cuda",
     "device_function",
@@ -287,16 +289,32 @@ def loadable(ptx: str, compute_capability: tuple[int, int]) -> bytes:
 @functools.cache
 def compile_cubin(ptx: str, compute_capability: tuple[int, int]) -> bytes:
     """The machine code for PTX, by nvJitLink: no toolkit, no driver."""
+    return _assemble(ptx, compute_capability)[0]
+
+
+def compile_cubin_with_spills(ptx: str, compute_capability: tuple[int, int]) -> tuple[bytes, int]:
+    """The same, and the bytes of spilled registers that the assembler counts: a thread's stores and loads."""
+    cubin, log = _assemble(ptx, compute_capability, "-Xptxas=-v")
+    counts = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
+    if not counts:
+        raise RuntimeError(f"the assembler's log has no count of spills: {log}")
+    return cubin, sum(map(int, counts))
+
+
+def _assemble(ptx: str, compute_capability: tuple[int, int], *options: str) -> tuple[bytes, str]:
+    """Machine code, and what the assembler says of it."""
     from cuda.bindings import nvjitlink
 
     architecture = "sm_{}{}".format(*compute_capability)
-    handle = nvjitlink.create(2, [f"-arch={architecture}", "-lineinfo"])
+    handle = nvjitlink.create(2 + len(options), [f"-arch={architecture}", "-lineinfo", *options])
     try:
         code = ptx.encode() + b"\0"
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "kernel")
         nvjitlink.complete(handle)
         cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
         nvjitlink.get_linked_cubin(handle, cubin)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
     finally:
         nvjitlink.destroy(handle)
-    return bytes(cubin)
+    return bytes(cubin), log.decode(errors="replace")
