@@ -15,7 +15,8 @@ with GNU OpenMP and another program on the second core, a call of 0.8 ms was see
 *The same arithmetic everywhere.* A worker takes the caller's floating-point mode (see `rounding`).
 
 *Idle threads sleep.* A worker that finds nothing to do spins for `SPIN_NANOSECONDS`, long enough to meet the
-next op of a chain while it is hot, and then waits on a condition variable.
+next op of a chain while it is hot. Then it looks a while longer, where nobody else wants its core, and then
+waits on a condition variable.
 
 The pool is a block of memory that is never freed, a few functions compiled to machine code, and POSIX
 threads that have never seen Python. Where there are no POSIX threads, `nbops.targets.cpu` uses Numba's.
@@ -57,9 +58,11 @@ from nbops.targets.tasks import call_task
 
 __all__ = ["available", "forget_threads", "spread_compiled", "start"]
 
-#: How long a worker looks for the next job before it sleeps. Ops of a training step on arrays follow each
-#: other within some 20 µs; between two products of a TensorFlow graph lie up to 300.
-SPIN_NANOSECONDS = 500_000
+#: How long a worker looks for the next job before it sleeps; after the first of these times, it offers its
+#: core to others between two looks. Ops of a training step on arrays follow each other within some 20 µs, and
+#: Python that computes in between comes back within 100. Between two products of a TensorFlow graph lie up to
+#: 300.
+SPIN_NANOSECONDS, SLEEP_NANOSECONDS = 200_000, 500_000
 #: Chunks per thread: enough that a core that comes late, or is slow, leaves its share to the others.
 CHUNKS = 4
 
@@ -182,7 +185,10 @@ def serve(pool: int) -> int:
         while load(pool + TICKETS) & TICKET_MASK == 0 and load(pool + STOPPING) == 0:
             for _ in range(16):
                 pause()
-            if monotonic_nanoseconds() - idle_since > SPIN_NANOSECONDS:
+            idle = monotonic_nanoseconds() - idle_since
+            if idle > SPIN_NANOSECONDS:
+                yield_core()
+            if idle > SLEEP_NANOSECONDS:
                 lock(pool + MUTEX)
                 add_atomically(pool + SLEEPING, 1)
                 while load(pool + TICKETS) & TICKET_MASK == 0 and load(pool + STOPPING) == 0:
@@ -221,6 +227,13 @@ def _serve_compiled() -> Any:
     return compiler.native(types.int64(types.int64), twin)
 
 
+def _cores() -> set[int]:
+    """The numbers of the cores that the process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 _starting = threading.Lock()
 
 
@@ -243,9 +256,8 @@ def _allocate() -> int:
     address = int(memory + LINE - 1) // LINE * LINE
     libc.pthread_mutex_init(ctypes.c_void_p(address + MUTEX), None)
     libc.pthread_cond_init(ctypes.c_void_p(address + CONDITION), None)
-    if hasattr(os, "sched_getaffinity"):
-        cores = sum(1 << core for core in os.sched_getaffinity(0) if core < 8 * MASK_BYTES)
-        ctypes.memmove(address + CORES, cores.to_bytes(MASK_BYTES, "little"), MASK_BYTES)
+    cores = sum(1 << core for core in _cores() if core < 8 * MASK_BYTES)
+    ctypes.memmove(address + CORES, cores.to_bytes(MASK_BYTES, "little"), MASK_BYTES)
     compiler.add_symbol(SYMBOL, address)
     return address
 
@@ -254,16 +266,20 @@ _threads: list[ctypes.c_ulong] = []
 
 
 def start(workers: int) -> None:
-    """Start threads, in addition to the caller's own. Later calls do nothing."""
+    """Start threads, in addition to the caller's own. Later calls do nothing.
+
+    No more than there are cores: a thread that has begun a chunk and then lost its core is waited for.
+    """
     if _threads:
         return
+    workers = min(workers, len(_cores()) - 1, MAX_THREADS)
     address = _memory()
     libc = ctypes.CDLL(None)
     serve_address = ctypes.c_void_p(_serve_compiled().address)
     # A signal is for the threads that Python knows: workers inherit a mask with all of them blocked.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        for number in range(min(workers, MAX_THREADS)):
+        for number in range(workers):
             thread = ctypes.c_ulong.from_address(address + THREADS + 8 * number)
             if libc.pthread_create(ctypes.byref(thread), None, serve_address, ctypes.c_void_p(address)):
                 break  # a limit on threads: go on with those that there are
