@@ -101,7 +101,8 @@ def seconds(report: Report) -> list[str]:
     heads = [f">{part}, {step['fresh_process']}" for step in steps for part in ("imports", "first step")]
     title = (
         "The first training step of a process, where an earlier one left what it compiled (cached) and where "
-        "none did (cold). NumPy and PyTorch compile nothing for it; NumPy was imported before:"
+        "none did (cold). NumPy and PyTorch compile nothing for it; NumPy was imported before. "
+        "For nbops the import of `nbops.nn`, which compiles too, is part of the step:"
     )
     return [title, table(("library", *heads), rows)]
 

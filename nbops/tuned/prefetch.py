@@ -19,10 +19,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbops.tuned.pointers import BYTE, WORD
+from nbops.tuned.streaming import LINE
 
 __all__ = ["prefetch", "prefetch_line", "prefetch_to_write"]
-
-LINE = 64  # bytes in a cache line
 
 
 def prefetch_line(builder: Any, pointer: Any, write: bool) -> None:
