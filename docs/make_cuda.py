@@ -64,8 +64,8 @@ def calls() -> list[Call]:
     ]
 
 
-def count(op: Op, operands: list[np.ndarray], tf32: bool = False) -> list[int]:
-    """Of all launches: warp instructions; sectors loaded and stored and wavefronts, each with its ideal."""
+def count(op: Op, operands: list[np.ndarray], tf32: bool = False) -> list[str]:
+    """Of all launches: warp instructions, sectors loaded and stored, wavefronts; an ideal if it differs."""
     with nbops.use("cuda-emulator", compute_capability=(9, 0), tf32=tf32) as gpu:
         op(*operands)
     counted = list(gpu.counters.values())
@@ -74,32 +74,24 @@ def count(op: Op, operands: list[np.ndarray], tf32: bool = False) -> list[int]:
         [c.global_stores for c in counted],
         [t for c in counted for t in (c.shared_loads, c.shared_stores)],
     )
-    figures = [sum(int(c.issued.sum()) for c in counted)]
+    figures = [f"{sum(int(c.issued.sum()) for c in counted):,}"]
     for kind in traffic:
-        figures += [sum(t.moved for t in kind), sum(t.ideal for t in kind)]
+        moved, ideal = sum(t.moved for t in kind), sum(t.ideal for t in kind)
+        figures.append(f"{moved:,}" if moved == ideal else f"{moved:,} ({ideal:,})")
     return figures
 
 
 def rows(call: Call) -> list[str]:
     """A row for each kernel."""
     return [
-        f"| {call.label} | {kind} | {' | '.join(f'{n:,}' for n in count(op, call.operands, call.tf32))} |"
+        f"| {call.label} | {kind} | {' | '.join(count(op, call.operands, call.tf32))} |"
         for kind, op in call.forms.items()
     ]
 
 
 def counters() -> str:
-    head = (
-        "Call",
-        "Kernel",
-        "Instructions",
-        "Sectors loaded",
-        "ideal",
-        "Sectors stored",
-        "ideal",
-        "Wavefronts",
-    )
-    lines = [f"| {' | '.join(head)} | ideal |", "|---|---|" + "--:|" * (len(head) - 1)]
+    head = "Call", "Kernel", "Instructions", "Sectors loaded", "Sectors stored", "Wavefronts"
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "--:|" * (len(head) - 2)]
     return "\n".join([*lines, *(row for call in calls() for row in rows(call))])
 
 
