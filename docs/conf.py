@@ -19,6 +19,7 @@ release = version = nbops.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "sphinx_copybutton", "reference"]
 exclude_patterns = ["_build", "extensions", "tutorial.md"]  # tutorial.ipynb is made from it
 default_role = "py:obj"  # `relu` in a docstring links to it
+highlight_language = "none"  # a block that names no language is output, not Python
 
 html_theme = "furo"
 html_title = f"nbops {version}"
