@@ -107,6 +107,16 @@ class Types(NamedTuple):
             raise ValueError(f"types {text!r}: an output is T, but no input is")
         return cls(sides[0], sides[1], integers)
 
+    def known_by_type(self, operands: Sequence[Any]) -> bool:
+        """Whether `resolve` looks at no operand's value, as it does at a lone integer's.
+
+        Parameters
+        ----------
+        operands : sequence of array or Python number
+        """
+        generic = [x for x, kind in zip(operands, self.inputs, strict=True) if kind == "T"]
+        return any(isinstance(x, np.ndarray) for x in generic) or int not in map(type, generic)
+
     def resolve(
         self, operands: Sequence[Any], name: str, arguments: Sequence[str]
     ) -> tuple[list[np.dtype[Any]], list[np.dtype[Any]]]:

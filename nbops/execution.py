@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbops import arrays, dispatch, frame, large_arrays, repeat
+from nbops import arrays, dispatch, frame, large_arrays, remember
 from nbops.targets import cpu, cuda
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ Axes = Sequence[Sequence[int]]
 Dtypes = list[np.dtype[Any]]
 
 
-def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | None) -> Any:
+def call(op: Op, given: Sequence[Any], out: Any, axes: Axes | None, target: str | None) -> Any:
     """Run an op on arrays and numbers.
 
     Parameters
     ----------
     op : Op
-    values : list of ndarray or Python number
+    given : sequence of array_like
     out : ndarray, tuple of ndarray, or None
     axes : optional
         NumPy's keyword: for each operand, where it keeps its core axes.
@@ -50,12 +50,14 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
     Raises
     ------
     TypeError
-        For dtypes that the op does not take, or an `out` that can't hold the result.
+        For operands or dtypes that the op does not take, or an `out` that can't hold the result.
     ValueError
         For shapes that break the signature, or an `out` of another shape or read-only.
     """
+    values = [arrays.as_array(x, op.name, argument) for x, argument in zip(given, op.arguments, strict=True)]
     loop_dtypes, result_dtypes = op.types.resolve(values, op.name, op.arguments)
     inputs = [arrays.native(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
+    alike = axes is None and op.types.known_by_type(values) and _are_known_again(given, inputs)
     places = None if axes is None else normalize_axes(op, axes)
     if places:
         check_axes(op, inputs, places)
@@ -81,9 +83,9 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
         for array, dtype in zip(outputs, loop_dtypes[op.n_inputs :], strict=True)
     ]
     # the short way allocates as NumPy does, which suits small results
-    fresh = out is None and places is None and max(x.nbytes for x in results) < large_arrays.LARGE
-    repeatable = all(isinstance(x, np.ndarray) for x in values)
-    _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target, fresh if repeatable else None)
+    fresh = out is None and max(x.nbytes for x in results) < large_arrays.LARGE
+    again = (given, fresh) if alike else None
+    _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target, again)
     for array, buffer in zip(outputs, buffers, strict=True):
         if array is not buffer:
             with np.errstate(over="ignore", invalid="ignore"):
@@ -91,6 +93,16 @@ def call(op: Op, values: list[Any], out: Any, axes: Axes | None, target: str | N
     if out is None:
         results = [array if array.ndim else array[()] for array in results]
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def _are_known_again(given: Sequence[Any], inputs: list[np.ndarray]) -> bool:
+    """Whether another call's operands can be seen to be like these: arrays as they are, and plain numbers."""
+    return all(
+        x is array
+        if isinstance(x, np.ndarray)
+        else type(x) in (int, float) or isinstance(x, np.integer | np.floating)
+        for x, array in zip(given, inputs, strict=True)
+    )
 
 
 # ---- axes -------------------------------------------------------------------------------------------
@@ -204,9 +216,9 @@ def _run(
     geometry: np.ndarray,
     dtypes: tuple[np.dtype[Any], ...],
     target: str | None,
-    fresh: bool | None,
+    again: tuple[Sequence[Any], bool] | None,
 ) -> None:
-    """Run the op; `fresh` says which calls may repeat this one: without ``out=``, with it, or (None) none."""
+    """Run the op; `again` has what came, and whether calls without ``out=`` are like it; None: none is."""
     table = _build(op, operands, geometry)
     decision = dispatch.decide(estimate(op, table, operands), target)
     if decision.target == "python":
@@ -220,8 +232,9 @@ def _run(
             decision = dispatch.decide_again(estimate(op, table, operands), decision, error)
     tasks, grain = _tasks(op, table, dtypes, decision.workers), _grain(op)
     cpu.launch(*tasks, table, decision.workers, grain)
-    if fresh is not None and target is None and dispatch.may_repeat(decision):
-        repeat.remember(op, operands, table, tasks, grain, decision, fresh)
+    if again is not None and target is None and dispatch.may_repeat(decision):
+        given, fresh = again
+        remember.remember(op, given, operands, table, tasks, grain, decision, fresh)
 
 
 def _build(op: Op, operands: list[np.ndarray], geometry: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy import ndarray
 
-from nbops import arrays, documentation, execution, repeat
+from nbops import arrays, documentation, execution, remember
 from nbops.dtypes import Types
 from nbops.execution import Axes
 from nbops.kernel import CudaPlanner, Kernel, Loop, Tuner
@@ -106,7 +106,7 @@ class Op:
         self.pieces = Pieces()
         self.labels: Labels | None = None
         self.n_inputs = len(signature.inputs)
-        self.short_way: repeat.ShortWay | None = None
+        self.short_way: remember.ShortWay | None = None
         registry[name] = self
         for callback in on_definition:
             callback(self)
@@ -282,11 +282,7 @@ class Op:
                 return cuda.call_on_device_arrays(self, operands, out, axes, target)
         if self.signature.is_elementwise:
             arrays.check_labels_agree(self.name, operands)
-        values = [
-            arrays.as_array(x, self.name, argument)
-            for x, argument in zip(operands, self.arguments, strict=True)
-        ]
-        return execution.call(self, values, out, axes, target)
+        return execution.call(self, operands, out, axes, target)
 
     def _call_tensorflow(
         self, operands: Sequence[Any], out: Any, axes: Axes | None, target: str | None

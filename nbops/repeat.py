@@ -1,10 +1,10 @@
 """A call like an earlier one: the short way for arrays that come again and again.
 
 Checking dtypes, shapes and targets in Python takes longer than a small loop runs. So an op remembers its
-last few calls: for each operand the dtype, the shape and the strides, and with them the finished frame. When
-the next call's arrays are alike, only the pointers are new: they go into the frame and the task runs. A call
-inside `nbops.use` is remembered with the settings there, and is like those with the same. Anything else goes
-the long way, `nbops.execution`.
+last few calls (`nbops.remember`): of each array the dtype, the shape and the strides, of each number the
+type, and with them the finished frame. When the next call's operands are alike, only the pointers and the
+numbers are new: they go into the frame and the task runs. A call inside `nbops.use` is remembered with the
+settings there, and is like those with the same. Anything else goes the long way, `nbops.execution`.
 
 `entry` is a function of CPython's C API (``METH_FASTCALL | METH_KEYWORDS``), written in Python and compiled:
 it reads NumPy's array objects directly and makes the results. It takes the place of `Op.__call__` once there
@@ -22,23 +22,19 @@ import ctypes
 import functools
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
 from numba import types
 from numpy import ndarray
 
-from nbops import compiler, dispatch, frame
-from nbops.settings import settings_variable
+from nbops import compiler, frame
 from nbops.targets import cpu
-from nbops.targets.calls import call_word
+from nbops.targets.calls import call_int, call_word
 from nbops.targets.tasks import call_task, frame_pointer
 
-if TYPE_CHECKING:
-    from nbops.op import Op
-
-__all__ = ["ShortWay", "remember"]
+__all__ = ["addresses", "entry_address"]
 
 # Byte offsets in CPython's and NumPy's objects.
 TYPE = object.__basicsize__ - 8
@@ -53,12 +49,13 @@ NONE, IN_USE, SETTINGS_VARIABLE, DECISION_VARIABLE, SCRATCH, COUNT, RECORDS = ra
 MAX_RECORDS = 8
 # C functions, by their place in the table of addresses.
 VECTORCALL, SAVE_THREAD, RESTORE_THREAD, GET_VARIABLE, SET_VARIABLE, INCREF, DECREF = range(7)
-NEW_TUPLE, SET_ITEM, NEW_ARRAY, TO_SCALAR, RUN = range(7, 12)
+NEW_TUPLE, SET_ITEM, CLEAR_ERROR, PACK, NEW_ARRAY, TO_SCALAR, RUN = range(7, 14)
 
 # A record: the call, then one row per operand.
 N_INPUTS, N_OUTPUTS, FRAME, SERIAL, PARALLEL, WORKERS, GRAIN = range(7)
 FRESH, RELEASE, BUSY, DECISION, SETTINGS, ROWS = range(7, 13)
-ROW_DTYPE, ROW_ITEMSIZE, ROW_EXTENT, ROW_IN_PLACE, ROW_NDIM, ROW_SHAPE = range(6)
+# A number's row has its type and room for its value; an array's has 0 for both.
+ROW_NUMBER, ROW_VALUE, ROW_DTYPE, ROW_ITEMSIZE, ROW_EXTENT, ROW_IN_PLACE, ROW_NDIM, ROW_SHAPE = range(8)
 MAX_NDIM = 8
 ROW_STRIDES = ROW_SHAPE + MAX_NDIM
 ROW_WIDTH = ROW_STRIDES + MAX_NDIM
@@ -69,9 +66,11 @@ MAX_OPERANDS = 6
 
 
 def is_like(record: int, index: int, array: int, array_type: int) -> Any:
-    """Whether an object is an array with the dtype, shape and strides of a record's operand."""
+    """Whether an object is like a record's operand: its dtype, shape and strides, or its type of number."""
     row = record + 8 * (ROWS + ROW_WIDTH * index)
     expected = frame_pointer(row)
+    if expected[ROW_NUMBER] != 0:
+        return frame_pointer(array + TYPE)[0] == expected[ROW_NUMBER]
     if frame_pointer(array + TYPE)[0] != array_type:
         return False
     ndim = expected[ROW_NDIM]
@@ -113,6 +112,8 @@ def fits(
         start = frame_pointer(output + DATA)[0]
         stop = start + words[ROWS + ROW_WIDTH * (n_inputs + o) + ROW_EXTENT]
         for index in range(n_inputs + o):
+            if words[ROWS + ROW_WIDTH * index + ROW_NUMBER] != 0:
+                continue
             if index < n_inputs:
                 other = frame_pointer(given[index] + DATA)[0]
             else:
@@ -138,6 +139,21 @@ def new_array(api: Any, record: int, index: int, array_type: int) -> Any:
         api[NEW_ARRAY], array_type, words[ROW_DTYPE], words[ROW_NDIM], row + 8 * ROW_SHAPE,
         row + 8 * ROW_STRIDES, 0, 0, 0,
     )  # fmt: skip
+
+
+def take_numbers(record: int, api: Any, given: Any) -> Any:
+    """Put the numbers where the frame says; False when one does not fit its dtype."""
+    for index in range(frame_pointer(record)[N_INPUTS]):
+        row = record + 8 * (ROWS + ROW_WIDTH * index)
+        words = frame_pointer(row)
+        if words[ROW_NUMBER] != 0:
+            frame_pointer(record)[BUSY] = 1  # a warning may let another thread in
+            failed = call_int(api[PACK], words[ROW_DTYPE], row + 8 * ROW_VALUE, given[index])
+            frame_pointer(record)[BUSY] = 0
+            if failed != 0:
+                call_word(api[CLEAR_ERROR])  # the long way raises it again
+                return False
+    return True
 
 
 def run_record(record: int, op_words: Any, given: Any, out: int) -> Any:
@@ -166,7 +182,8 @@ def run_record(record: int, op_words: Any, given: Any, out: int) -> Any:
             else:
                 result = array
     for index in range(n_inputs):
-        table[frame.WIDTH * (1 + index)] = frame_pointer(given[index] + DATA)[0]
+        if words[ROWS + ROW_WIDTH * index + ROW_NUMBER] == 0:
+            table[frame.WIDTH * (1 + index)] = frame_pointer(given[index] + DATA)[0]
     if words[RELEASE] == 0:
         call_task(words[SERIAL], words[FRAME], 0, table[frame.ITEMS])
     else:
@@ -215,6 +232,8 @@ def entry(this: int, arguments: int, n_arguments: int, names: int) -> Any:
         for index in range(words[COUNT]):
             record = words[RECORDS + index]
             if fits(record, chosen, given, n_arguments, out, words[ARRAY_TYPE], words[TUPLE_TYPE]):
+                if not take_numbers(record, api, given):
+                    break
                 return run_record(record, words, given, out)
     return call_word(api[VECTORCALL], words[LONG_WAY], arguments, n_arguments, names)
 
@@ -225,22 +244,17 @@ def state() -> int:
 
 
 @functools.cache
-def _entry_address() -> int:
+def entry_address() -> int:
     """The machine code of `entry`; 0 where objects are not laid out as expected."""
     if numba.config.BOUNDSCHECK or not _fields_are_where_expected():
         return 0  # bounds are checked on the long way, which can raise
     compiler.add_symbol("nbops_state", cpu.state_address)
     helpers: dict[str, Any] = {"state": compiler.symbol_address("nbops_state")}
-    for function in (is_like, output_of, fits, new_array, run_record):
+    for function in (is_like, output_of, fits, take_numbers, new_array, run_record):
         helpers[function.__name__] = compiler.part(compiler.specialise(function, "entry", **helpers))
     twin = compiler.specialise(entry, "entry", **helpers)
     _keep.append(compiler.native(types.int64(*[types.int64] * 4), twin))
     return int(_keep[-1].address)
-
-
-def prepare() -> None:
-    """Compile, or load, what the short way needs."""
-    _entry_address()
 
 
 #: What compiled code points to, for as long as the process lives.
@@ -271,8 +285,8 @@ def _fields_are_where_expected() -> bool:
 
 
 @functools.cache
-def _api() -> np.ndarray:
-    """The addresses of the C functions that `entry` calls."""
+def addresses() -> np.ndarray:
+    """Those of the C functions that `entry` calls."""
     multiarray: Any = importlib.import_module("numpy._core._multiarray_umath")
 
     get = ctypes.pythonapi.PyCapsule_GetPointer
@@ -282,133 +296,9 @@ def _api() -> np.ndarray:
         ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
         for name in (
             "PyObject_Vectorcall", "PyEval_SaveThread", "PyEval_RestoreThread", "PyContextVar_Get",
-            "PyContextVar_Set", "Py_IncRef", "Py_DecRef", "PyTuple_New", "PyTuple_SetItem",
+            "PyContextVar_Set", "Py_IncRef", "Py_DecRef", "PyTuple_New", "PyTuple_SetItem", "PyErr_Clear",
         )
     ]  # fmt: skip
-    # numpy/__multiarray_api.h: PyArray_NewFromDescr and PyArray_Return
-    return np.array([*python, array_api[94], array_api[76], cpu.run_native().address], np.int64)
-
-
-# ---- remembering ------------------------------------------------------------------------------------
-
-
-class _MethodDefinition(ctypes.Structure):
-    """CPython's ``PyMethodDef``."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("function", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("doc", ctypes.c_char_p),
-    )
-
-
-class ShortWay:
-    """An op's remembered calls, and the builtin function that makes them again.
-
-    Attributes
-    ----------
-    call : builtin function
-        ``call(*operands, out=None, ...)``; what is like no remembered call goes to the op's own method.
-    """
-
-    def __init__(self, op: Op, entry_address: int) -> None:
-        self._scratch = np.zeros(1, np.int64)
-        self._words = np.zeros(RECORDS + MAX_RECORDS, np.int64)
-        self._out_name = sys.intern("out")
-        self._long_way = op.call_any_way
-        self._records: list[tuple[np.ndarray, Any]] = []
-        self._oldest = 0
-        self._words[:RECORDS] = (
-            _api().ctypes.data,
-            id(self._long_way),
-            id(self._out_name),
-            id(ndarray),
-            id(tuple),
-            id(None),
-            cpu.state_address + 8 * cpu.IN_USE,
-            id(settings_variable),
-            id(dispatch.decision_variable),
-            self._scratch.ctypes.data,
-            0,
-        )
-        fastcall_with_keywords = 0x0080 | 0x0002
-        self._definition = _MethodDefinition(op.name.encode(), entry_address, fastcall_with_keywords, None)
-        new = ctypes.pythonapi.PyCFunction_NewEx
-        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
-        self.call = new(ctypes.addressof(self._definition), self._words, None)
-
-    def add(self, record: np.ndarray, keep: Any) -> None:
-        """Remember a call; the oldest one is forgotten when there are too many."""
-        place = len(self._records)
-        if place < MAX_RECORDS:
-            self._records.append((record, keep))
-        else:
-            place = self._oldest
-            if self._records[place][0][BUSY]:  # another thread is in it
-                return
-            self._oldest = (place + 1) % MAX_RECORDS
-            self._records[place] = (record, keep)
-        self._words[RECORDS + place] = record.ctypes.data
-        self._words[COUNT] = len(self._records)
-
-
-def remember(
-    op: Op,
-    operands: list[np.ndarray],
-    table: np.ndarray,
-    tasks: tuple[int, int],
-    grain: int,
-    decision: dispatch.Decision,
-    fresh: bool,
-) -> None:
-    """Keep what is needed to make this call again, where the short way can serve it.
-
-    Parameters
-    ----------
-    op : Op
-    operands : list of ndarray
-        As the loop sees them.
-    table : ndarray
-        The frame.
-    tasks : tuple of int
-        The serial and the parallel task's address.
-    grain : int
-    decision : Decision
-    fresh : bool
-        Whether the outputs are new arrays, such as a call without ``out=`` should make.
-    """
-    n_operands, n_outputs = len(operands), len(operands) - op.n_inputs
-    if n_operands > MAX_OPERANDS or (n_outputs > 1 and min(x.ndim for x in operands[op.n_inputs :]) == 0):
-        return
-    for x in operands:
-        if x.ndim > MAX_NDIM or not x.dtype.isnative or not x.size or min(x.strides, default=0) < 0:
-            return  # with a negative stride, its first element is not its lowest address
-    address = _entry_address()
-    if not address:
-        return
-    own_frame = table.copy()
-    record = np.zeros(ROWS + ROW_WIDTH * n_operands, np.int64)
-    release = decision.rule != "small"
-    chosen = dispatch.chosen_here()
-    record[:ROWS] = (
-        op.n_inputs, n_outputs, own_frame.ctypes.data, *tasks, decision.workers, grain, fresh,
-        release, 0, id(decision), id(chosen),
-    )  # fmt: skip
-    for index, x in enumerate(operands):
-        row = record[ROWS + ROW_WIDTH * index :]
-        extent = sum((n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)) + x.itemsize
-        in_place = sum(  # a bit for each output that may be written over this input, at the same place
-            1 << number
-            for number, output in enumerate(operands[op.n_inputs :])
-            if index < op.n_inputs
-            and index in op.overwritten(number)
-            and (x.shape, x.strides, x.itemsize) == (output.shape, output.strides, output.itemsize)
-        )
-        row[:ROW_SHAPE] = id(x.dtype), x.itemsize, extent, in_place, x.ndim
-        row[ROW_SHAPE : ROW_SHAPE + x.ndim] = x.shape
-        row[ROW_STRIDES : ROW_STRIDES + x.ndim] = x.strides
-    if op.short_way is None:
-        op.short_way = ShortWay(op, address)
-        type(op).__call__ = op.short_way.call  # type: ignore[method-assign]
-    op.short_way.add(record, (own_frame, decision, chosen, [x.dtype for x in operands]))
+    # numpy/__multiarray_api.h: PyArray_Pack, PyArray_NewFromDescr and PyArray_Return
+    of_numpy = array_api[65], array_api[94], array_api[76]
+    return np.array([*python, *of_numpy, cpu.run_native().address], np.int64)

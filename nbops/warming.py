@@ -103,7 +103,7 @@ def warmup(
     if ops is None and kinds == [np.float32]:
         ahead.expect(TRAINING)
     dispatch.start()
-    repeat.prepare()
+    repeat.entry_address()
     work = [(op, kind) for op in chosen for kind in kinds]
     for number, (op, kind) in enumerate(work, 1):
         before = time.perf_counter()

@@ -107,3 +107,97 @@ def test_a_call_under_strict_is_decided_anew(monkeypatch: pytest.MonkeyPatch) ->
         op(x, out=out)
         op(x, out=out)
     assert made == ["serial", "serial"]
+
+
+NUMBERS = [2.5, 2, np.float64(2.5), np.float32(2.5), np.int8(2)]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: type(number).__name__)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+def test_a_call_with_a_number_is_remembered_by_its_type(
+    monkeypatch: pytest.MonkeyPatch, number: float, dtype: str
+) -> None:
+    """Wherever the array is computed as it is; the value is new each time."""
+    op = nbops.elementwise(name="remembered_with_numbers")(lambda x, y: x * y)
+    x = np.arange(6).astype(dtype)
+    as_it_is = np.result_type(x, number) == x.dtype
+    made = ways(monkeypatch)
+    for value in (number, number + type(number)(1), type(number)(-3), type(number)(0)):
+        for result, expected in ((op(x, value), x * value), (op(value, x), value * x)):
+            np.testing.assert_array_equal(result, expected)
+            assert result.dtype == expected.dtype
+    assert len(made) == (2 if as_it_is else 8)
+
+
+def test_a_number_that_does_not_fit_is_told_each_time() -> None:
+    """As NumPy tells it; and the next one that fits is right again."""
+    op = nbops.elementwise(name="remembered_with_limits")(lambda x, y: x + y)
+    x = np.arange(6, dtype=np.int8)
+    for _ in range(3):
+        np.testing.assert_array_equal(op(x, 100), x + 100)
+        with pytest.raises(OverflowError, match="300 out of bounds for int8"):
+            op(x, 300)
+    with pytest.raises(TypeError, match="bool"):
+        op(x, True)
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_number_beyond_float32_warns_as_numpy_does() -> None:
+    op = nbops.elementwise(name="remembered_with_warnings")(lambda x, y: x + y)
+    x = np.zeros(3, np.float32)
+    assert np.array_equal(op(x, 1.0), x + 1)
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match="overflow"):
+            assert np.all(op(x, 1e300) == np.inf)
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError, match="overflow"):
+        op(x, 1e300)
+    assert np.array_equal(op(x, 2.0), x + 2)
+
+
+def test_a_lone_integers_dtype_follows_from_its_value() -> None:
+    op = nbops.elementwise(name="remembered_never_alone")(lambda x: x)
+    for number in (3, 2**63, 3, -5, 2**63 + 1):
+        result = op(number)
+        assert result == number
+        assert result.dtype == np.asarray(number).dtype
+
+
+def test_the_last_axis_is_the_last_by_either_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.arange(12.0).reshape(3, 4)
+    expected = nbops.softmax(x)
+    made = ways(monkeypatch)
+    np.testing.assert_array_equal(nbops.softmax(x, axis=1), expected)
+    assert made == []
+
+
+def test_what_can_not_be_remembered_pushes_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    op = nbops.elementwise(name="remembered_beside_lists")(lambda x, y: x + y)
+    x, half = np.arange(6.0), np.arange(6, dtype=np.float16)
+    op(x, x)
+    for _ in range(10):
+        op(x, [1.0] * 6)
+        op(half, half)
+        op(x, np.arange(6, dtype=np.float32))
+    made = ways(monkeypatch)
+    np.testing.assert_array_equal(op(x, x), x + x)
+    assert made == []
+
+
+def test_threads_with_their_own_numbers_get_their_own_results() -> None:
+    """One remembered call that runs without the GIL; whoever comes meanwhile goes the long way."""
+    op = nbops.elementwise(name="remembered_by_threads")(lambda x, y: x + y)
+    x = np.zeros(300_000)
+    wrong: list[float] = []
+
+    def add(number: float) -> None:
+        for _ in range(200):
+            result = op(x, number)
+            if not (result[0] == result[-1] == number):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=add, args=(float(number),)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

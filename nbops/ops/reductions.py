@@ -7,6 +7,7 @@ of the additions depends on the length alone, never on the thread count.
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Sequence
@@ -185,7 +186,7 @@ def _sum_axes(x: Any, shape: tuple[int, ...], axes: list[int]) -> Any:
         shape = tuple(shape[i] for i in order)
         return _sum_axes(transpose(x, order), shape, list(range(ndim - len(axes), ndim)))
     if len(axes) > 1 and -1 not in shape:
-        merged = int(np.prod(shape[first : last + 1], dtype=np.int64))
+        merged = math.prod(shape[first : last + 1])
         x = reshape(x, (*shape[:first], merged, *shape[last + 1 :]))
     elif len(axes) > 1:  # unknown lengths: axis by axis
         return _sum_axes(_sum_axes(x, shape, [last]), (*shape[:last], *shape[last + 1 :]), axes[:-1])
@@ -196,8 +197,8 @@ def _sum_axes(x: Any, shape: tuple[int, ...], axes: list[int]) -> Any:
         return sum_rows(x)
     if -1 in behind or -1 in shape[:first]:
         return sum_row(x, axes=[(first,), ()])
-    merged = int(np.prod(behind, dtype=np.int64))
-    length = int(np.prod(shape[first : last + 1], dtype=np.int64))
+    merged = math.prod(behind)
+    length = math.prod(shape[first : last + 1])
     return reshape(sum_rows(reshape(x, (*shape[:first], length, merged))), (*shape[:first], *behind))
 
 
@@ -250,4 +251,4 @@ def _count(x: Any, axes: Sequence[int]) -> Any:
         from nbops import dask
 
         return dask.count(x, axes)
-    return np.prod([x.shape[i] for i in axes], dtype=np.int64)
+    return np.int64(math.prod(x.shape[i] for i in axes))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nbops import arrays
 from nbops.kernel import Array, Scalar, lanes
 from nbops.op import Op, elementwise, op
 from nbops.ops.elementwise import add, log, maximum, subtract
@@ -212,5 +213,6 @@ def _along(rows: Op, x: Any, axis: int, out: Any, target: str | None) -> Any:
         axis = operator.index(axis)
     except TypeError:
         raise TypeError(f"{rows.name}: axis is {axis!r}; expected one integer") from None
-    axes = None if axis == -1 else [(axis,), (axis,)]
+    last = axis == -1 or axis + 1 == arrays.rank(x)
+    axes = None if last else [(axis,), (axis,)]
     return rows(x, out=out, axes=axes, target=target)
