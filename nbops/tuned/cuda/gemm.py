@@ -111,8 +111,9 @@ def _reading(call: Call, operand: tuple[str, str, str], rows: int, depth: int) -
     if call[step] == itemsize or depth == 1:
         wide = depth % width == 0 and _aligned(call, address, call[row])
         return Reading(width if wide else 1, True)
-    wide = call[row] == itemsize and rows % width == 0 and _aligned(call, address, call[step])
-    return Reading(width if wide else 1, abs(call[row]) > abs(call[step]))
+    if call[row] == itemsize and rows % width == 0 and _aligned(call, address, call[step]):
+        return Reading(width, False)
+    return Reading(1, abs(call[row]) > abs(call[step]))
 
 
 def _aligned(call: Call, address: str, stride: int) -> bool:

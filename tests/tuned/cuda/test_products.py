@@ -106,6 +106,14 @@ def test_any_strides(rng: np.random.Generator) -> None:
     assert (out[1:38, 3:18:2] == 7).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_operands_repeated_along_the_inner_axis(dtype: Any, rng: np.random.Generator) -> None:
+    """A stride of 0 there is none by which to read vectors; the other axis has them."""
+    column, row = draw(rng, (36,), dtype), draw(rng, (40,), dtype)
+    a, b = np.broadcast_to(column[:, None], (36, 20)), np.broadcast_to(row, (20, 40))
+    assert_product(run(a, b)[0], a, b)
+
+
 @pytest.mark.parametrize("place", [np.nan, np.inf, -np.inf])
 def test_a_special_value_reaches_its_row_or_column_only(place: float, rng: np.random.Generator) -> None:
     a, b = draw(rng, (40, 20), np.float32), draw(rng, (20, 36), np.float32)
