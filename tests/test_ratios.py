@@ -39,12 +39,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(file.read_text())
 
 
+def test_a_small_ratio_keeps_a_digit(make_ratios: Any) -> None:
+    assert [make_ratios.shown(ratio) for ratio in (12.345, 0.987, 0.0061)] == ["12.35", "0.99", "0.006"]
+
+
 def test_a_report_becomes_tables(make_ratios: Any, report: Any) -> None:
     groups = make_ratios.by_group(report).splitlines()
     assert groups[0].startswith("| workloads | number |")
     assert groups[1] == "| --- | ---: | ---: | ---: | --- |"
     mean = report["groups"]["small pair"]["p10"]["geomean"]
-    assert groups[2].startswith(f"| small pair | 3 | {mean:.2f} |")
+    assert groups[2].startswith(f"| small pair | 3 | {make_ratios.shown(mean)} |")
     machine = report["machine"]
     assert groups[-1].startswith(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}")
     assert f"numpy {report['libraries']['numpy']['versions']['numpy']}" in groups[-1]
@@ -52,7 +56,7 @@ def test_a_report_becomes_tables(make_ratios: Any, report: Any) -> None:
     workloads = make_ratios.by_workload(report).splitlines()
     for row in report["workloads"]:
         line = next(x for x in workloads if x.startswith(f"| {row['name']} |"))
-        assert f"| {row['best']['p10']['ratio']:.2f} |" in line
+        assert f"| {make_ratios.shown(row['best']['p10']['ratio'])} |" in line
 
 
 def test_first_steps_are_told_in_seconds(make_ratios: Any, report: Any) -> None:

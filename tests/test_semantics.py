@@ -417,15 +417,15 @@ def test_out_of_a_scalar_result() -> None:
 @pytest.mark.parametrize("name", ["sum", "mean"])
 def test_reductions_take_no_copy_of_their_operand(name: str, dtype: str) -> None:
     """Where it is as wide as the result's arithmetic: views may be larger than memory."""
-    x = np.ones((100, 500), dtype)
+    x = np.ones((200, 5000), dtype)
     peaks = []
-    with nbops.use("python"):
-        for _ in range(4):
-            tracemalloc.start()
-            getattr(nbops, name)(x, axis=1)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-    # The least: other threads of the process allocate, too. float64 is what integers are averaged in.
+    for _ in range(4):
+        tracemalloc.start()
+        getattr(nbops, name)(x, axis=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The first call may compile, and other threads of the process allocate some 300 KB.
+    # float64 is what integers are averaged in.
     assert (min(peaks) < x.nbytes / 2) == ((name, dtype) != ("mean", "int64"))
 
 
