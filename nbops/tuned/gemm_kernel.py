@@ -36,6 +36,8 @@ from nbops.tuned.gemm_arguments import (
     A_ROW,
     A_STEP,
     ADDEND,
+    ADDEND_COLUMN,
+    ADDEND_ROW,
     ALPHA,
     B_COLUMN,
     B_STEP,
@@ -86,11 +88,13 @@ GROUP = 8  # panels that are packed together
 def multiply_tile(
     width: Any, element: Any, kc: int, strip: int, strip_row: int, strip_step: int, rows: int,
     panel: int, panel_step: int, sums: int, sums_row: int, c: int, c_row: int,
+    before: int, before_row: int,
 ) -> None:  # fmt: skip
     """The micro-kernel: write a strip of A times a panel of B to the tile at `sums`.
 
-    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second). The last
-    steps also ask for the cache lines of the tile of C, row by row, because C is needed next.
+    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second). First of
+    all it asks for the tile's cache lines of C, and of `before`, to which the sums are added: `finish` would
+    have to wait for every row.
     """
     never_inline()
     a, b = element_pointer(element, strip), element_pointer(element, panel)
@@ -100,19 +104,21 @@ def multiply_tile(
     by_rows = packed if strip_step == size else 0
     by_columns = packed if strip_row == size and rows == tile_rows() and by_rows == 0 else 0
     offsets = row_offsets(strip_row, rows)
-    near = packed - 4 * tile_rows()  # from here on, one row of C for each 4 steps
+    for r in range(rows):
+        prefetch_row(width, element_pointer(element, c + r * c_row))
+    if before != c:
+        for r in range(rows):
+            prefetch_row(width, element_pointer(element, before + r * before_row))
     # The four steps are written out twice: as a function inlined into both loops, 64 x 64 x 64 took 1.1 times
     # as long.
-    for q in range(0, by_rows, 4):
-        prefetch_row(width, element_pointer(element, c + max(0, q - near) // 4 * c_row))
+    for _ in range(0, by_rows, 4):
         tile = add_outer_product(tile, offsets, a, b)
         tile = add_outer_product(tile, offsets, shift(a, size), shift(b, panel_step))
         tile = add_outer_product(tile, offsets, shift(a, 2 * size), shift(b, 2 * panel_step))
         tile = add_outer_product(tile, offsets, shift(a, 3 * size), shift(b, 3 * panel_step))
         a, b = shift(a, 4 * size), shift(b, 4 * panel_step)
     whole = row_offsets(size, tile_rows())
-    for q in range(0, by_columns, 4):
-        prefetch_row(width, element_pointer(element, c + max(0, q - near) // 4 * c_row))
+    for _ in range(0, by_columns, 4):
         tile = add_outer_product(tile, whole, a, b)
         tile = add_outer_product(tile, whole, shift(a, strip_step), shift(b, panel_step))
         tile = add_outer_product(tile, whole, shift(a, 2 * strip_step), shift(b, 2 * panel_step))
@@ -176,22 +182,26 @@ def multiply_block(
                 for i in range(ic, ie, mr):
                     rows, a = min(mr, ie - i), strip + (i - ic) // mr * pitch
                     c = arguments[C] + i * c_row + j * c_column
+                    before, before_row = c, c_row
+                    if first and arguments[ADDEND] != 0:
+                        before_row = arguments[ADDEND_ROW]
+                        before = arguments[ADDEND] + i * before_row + j * arguments[ADDEND_COLUMN]
                     direct = plain and first and last and rows == mr and columns == width
                     target, row = (c, c_row) if direct else (scratch, width * size)
                     if width == nr:
                         multiply_tile(
                             tile_width(0), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            target, row, c, c_row,
+                            target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     elif width + lanes == nr:
                         multiply_tile(
                             tile_width(1), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            target, row, c, c_row,
+                            target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     else:
                         multiply_tile(
                             tile_width(2), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            target, row, c, c_row,
+                            target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     if not direct:
                         finish(arguments, element, sums, row, i, rows, j, columns, first, last)
