@@ -112,10 +112,10 @@ class Types(NamedTuple):
 
         Parameters
         ----------
-        operands : sequence of array or Python number
+        operands : sequence of array or number
         """
         generic = [x for x, kind in zip(operands, self.inputs, strict=True) if kind == "T"]
-        return any(isinstance(x, np.ndarray) for x in generic) or int not in map(type, generic)
+        return any(isinstance(x, np.ndarray | np.generic) for x in generic) or int not in map(type, generic)
 
     def resolve(
         self, operands: Sequence[Any], name: str, arguments: Sequence[str]

@@ -57,7 +57,6 @@ def call(op: Op, given: Sequence[Any], out: Any, axes: Axes | None, target: str 
     values = [arrays.as_array(x, op.name, argument) for x, argument in zip(given, op.arguments, strict=True)]
     loop_dtypes, result_dtypes = op.types.resolve(values, op.name, op.arguments)
     inputs = [arrays.native(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
-    alike = axes is None and op.types.known_by_type(values) and _are_known_again(given, inputs)
     places = None if axes is None else normalize_axes(op, axes)
     if places:
         check_axes(op, inputs, places)
@@ -84,7 +83,7 @@ def call(op: Op, given: Sequence[Any], out: Any, axes: Axes | None, target: str 
     ]
     # the short way allocates as NumPy does, which suits small results
     fresh = out is None and max(x.nbytes for x in results) < large_arrays.LARGE
-    again = (given, fresh) if alike else None
+    again = (given, fresh) if axes is None else None
     _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target, again)
     for array, buffer in zip(outputs, buffers, strict=True):
         if array is not buffer:
@@ -93,16 +92,6 @@ def call(op: Op, given: Sequence[Any], out: Any, axes: Axes | None, target: str 
     if out is None:
         results = [array if array.ndim else array[()] for array in results]
     return results[0] if len(results) == 1 else tuple(results)
-
-
-def _are_known_again(given: Sequence[Any], inputs: list[np.ndarray]) -> bool:
-    """Whether another call's operands can be seen to be like these: arrays as they are, and plain numbers."""
-    return all(
-        x is array
-        if isinstance(x, np.ndarray)
-        else type(x) in (int, float) or isinstance(x, np.integer | np.floating)
-        for x, array in zip(given, inputs, strict=True)
-    )
 
 
 # ---- axes -------------------------------------------------------------------------------------------
@@ -218,7 +207,7 @@ def _run(
     target: str | None,
     again: tuple[Sequence[Any], bool] | None,
 ) -> None:
-    """Run the op; `again` has what came, and whether calls without ``out=`` are like it; None: none is."""
+    """Run the op; `again` has what a repeated call is like: the operands, and whether results are new."""
     table = _build(op, operands, geometry)
     decision = dispatch.decide(estimate(op, table, operands), target)
     if decision.target == "python":

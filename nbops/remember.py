@@ -113,10 +113,10 @@ def remember(
     Parameters
     ----------
     op : Op
-    given : sequence of ndarray or number
+    given : sequence of array_like
         The inputs as they came.
     operands : list of ndarray
-        All, as the loop sees them; the arrays among `given` as they came.
+        All, as the loop sees them.
     table : ndarray
         The frame.
     tasks : tuple of int
@@ -126,6 +126,8 @@ def remember(
     fresh : bool
         Whether the outputs are new arrays, such as a call without ``out=`` should make.
     """
+    if not _seen_to_be_alike(op, given, operands):
+        return
     n_operands, n_outputs = len(operands), len(operands) - op.n_inputs
     if n_operands > MAX_OPERANDS or (n_outputs > 1 and min(x.ndim for x in operands[op.n_inputs :]) == 0):
         return
@@ -164,3 +166,13 @@ def remember(
         op.short_way = ShortWay(op, address)
         type(op).__call__ = op.short_way.call  # type: ignore[method-assign]
     op.short_way.add(record, (own_frame, decision, chosen, [x.dtype for x in operands], [*map(type, given)]))
+
+
+def _seen_to_be_alike(op: Op, given: Sequence[Any], operands: list[np.ndarray]) -> bool:
+    """Whether a look tells that operands are like these: arrays that need no conversion, plain numbers."""
+    return op.types.known_by_type(given) and all(
+        x is array
+        if isinstance(x, ndarray)
+        else type(x) in (int, float) or isinstance(x, np.integer | np.floating)
+        for x, array in zip(given, operands, strict=False)
+    )

@@ -108,7 +108,7 @@ def test_any_strides(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_operands_repeated_along_the_inner_axis(dtype: Any, rng: np.random.Generator) -> None:
-    """A stride of 0 there is none by which to read vectors; the other axis has them."""
+    """No vectors lie along a stride of 0; they lie along the other axis."""
     column, row = draw(rng, (36,), dtype), draw(rng, (40,), dtype)
     a, b = np.broadcast_to(column[:, None], (36, 20)), np.broadcast_to(row, (20, 40))
     assert_product(run(a, b)[0], a, b)
