@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 
 __all__ = [
     "add_atomically",
+    "advise",
     "broadcast",
     "load",
     "lock",
@@ -131,6 +132,8 @@ lock = _c_function("pthread_mutex_lock", 1)
 unlock = _c_function("pthread_mutex_unlock", 1)
 wait = _c_function("pthread_cond_wait", 2)
 broadcast = _c_function("pthread_cond_broadcast", 1)
+#: ``madvise``: how a stretch of memory is going to be used.
+advise = _c_function("madvise", 3)
 yield_core = _c_function("sched_yield", 0)
 #: Linux only: the number of the core that runs this, and the cores that a thread may run on.
 this_core = _c_function("sched_getcpu", 0)

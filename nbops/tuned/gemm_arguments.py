@@ -37,11 +37,15 @@ OPERANDS = 6
 MR, NR, LANES, ITEMSIZE, KERNEL, PARALLEL, ONE = 16, 34, 35, 36, 37, 38, 39
 ARGUMENTS = 41
 
-# Block sizes: KC in elements, MC and NC in bytes (an MC of 768 is 192 rows of float32, or 96 of float64). NC
-# is a multiple of every nr, MC's rows of every mr. The longer KC, the less often C is read and written; MC
-# rows and a panel of that length must fit in the L2 cache. KC x NC, some 4 MB, is each worker's part of the
-# L3 cache: with blocks of 8 MB, 2048 x 2048 x 2048 in float64 took 1.1 times as long.
-KC, MC, NC = {0: (400, 768, 8064), 1: (1040, 384, 4224)}.get(cache_bytes(2) >> 20, (1040, 768, 4224))
+# Block sizes, by the megabytes of the L2 cache: KC in elements, MC and NC in bytes (an MC of 768 is 192 rows
+# of float32, or 96 of float64), and whether A is read where it lies even if its rows are whole pages apart.
+# NC is a multiple of every nr, MC's rows of every mr. The longer KC, the less often C is read and written; MC
+# rows and two panels of that length must fit in the L2 cache. KC x NC is each worker's part of the L3 cache:
+# 8 MB where a core has 2 MB of L2, and other caches to match, took a twentieth less than 4 MB for a product
+# of 2048, because A is read half as often; where cores share a smaller L3 cache, a tenth more.
+KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8064, False), 1: (1040, 384, 4224, False)}.get(
+    cache_bytes(2) >> 20, (1040, 960, 8256, True)
+)
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 FEW_ROWS, SUMS = 4, 2048  # `multiply_rows` takes so many rows, and computes so many elements at a time
 LINE = 64  # bytes in a cache line

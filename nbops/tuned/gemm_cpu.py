@@ -26,7 +26,7 @@ from numba.np.numpy_support import from_dtype
 from nbops import compiler
 from nbops.targets import cpu
 from nbops.targets.tasks import TASK
-from nbops.tuned import gemm_tasks
+from nbops.tuned import gemm_tasks, scratch
 from nbops.tuned.gemm_kernel import multiply
 from nbops.tuned.vectors import host_tile
 from nbops.turns import TakenError
@@ -168,7 +168,12 @@ def _batch() -> tuple[Any, ...]:
     """The compiled `run_batch`, and `launch`, which it calls."""
     twin = compiler.specialise(gemm_tasks.launch, "gemm", spread=cpu.spread_compiled())
     launcher = compiler.name_task(LAUNCHER, compiler.native(TASK, twin))
-    names = {"launcher_address": compiler.task_address(LAUNCHER)}
+    borrow, give_back = scratch.lending()
+    names = {
+        "launcher_address": compiler.task_address(LAUNCHER),
+        "borrow": borrow,
+        "give_back": give_back,
+    }
     batch = compiler.native(TASK, compiler.specialise(gemm_tasks.run_batch, "gemm", **names))
     return compiler.name_task(BATCH, batch), launcher
 

@@ -48,8 +48,10 @@ from nbops.tuned.gemm_arguments import (
     FEW_ROWS,
     GRID,
     IN_PLACE,
+    LINE,
     MC,
     NC,
+    PAGED_ROWS,
     RECTIFY,
     ROWS,
     SCRATCH,
@@ -68,11 +70,12 @@ from nbops.tuned.gemm_finish import finish
 from nbops.tuned.gemm_packing import pack_panel, pack_panels, pack_strip
 from nbops.tuned.gemm_rows import multiply_rows
 from nbops.tuned.pointers import element_pointer, item_bytes, never_inline, shift
+from nbops.tuned.prefetch import prefetch_line_to_l2, prefetch_line_to_write
 from nbops.tuned.tile import (
     add_outer_product,
-    prefetch_row,
     row_offsets,
     store_tile,
+    tile_lines,
     tile_width,
     zero_tile,
 )
@@ -87,14 +90,15 @@ GROUP = 8  # panels that are packed together
 @part
 def multiply_tile(
     width: Any, element: Any, kc: int, strip: int, strip_row: int, strip_step: int, rows: int,
-    panel: int, panel_step: int, sums: int, sums_row: int, c: int, c_row: int,
+    panel: int, panel_step: int, ahead: int, pace: int, sums: int, sums_row: int, c: int, c_row: int,
     before: int, before_row: int,
 ) -> None:  # fmt: skip
     """The micro-kernel: write a strip of A times a panel of B to the tile at `sums`.
 
-    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second). First of
-    all it asks for the tile's cache lines of C, and of `before`, to which the sums are added: `finish` would
-    have to wait for every row.
+    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second). Meanwhile the
+    loops ask for memory: for what lies `ahead`, `pace` bytes further every four steps, and in the first steps
+    for the tile's lines of C and of `before`. `finish` would have to wait for every row; all at once, they
+    would keep the loop waiting.
     """
     never_inline()
     a, b = element_pointer(element, strip), element_pointer(element, panel)
@@ -104,21 +108,18 @@ def multiply_tile(
     by_rows = packed if strip_step == size else 0
     by_columns = packed if strip_row == size and rows == tile_rows() and by_rows == 0 else 0
     offsets = row_offsets(strip_row, rows)
-    for r in range(rows):
-        prefetch_row(width, element_pointer(element, c + r * c_row))
-    if before != c:
-        for r in range(rows):
-            prefetch_row(width, element_pointer(element, before + r * before_row))
     # The four steps are written out twice: as a function inlined into both loops, 64 x 64 x 64 took 1.1 times
     # as long.
-    for _ in range(0, by_rows, 4):
+    for step in range(by_rows // 4):
+        ask(step, width, ahead + step * pace, c, c_row, before, before_row)
         tile = add_outer_product(tile, offsets, a, b)
         tile = add_outer_product(tile, offsets, shift(a, size), shift(b, panel_step))
         tile = add_outer_product(tile, offsets, shift(a, 2 * size), shift(b, 2 * panel_step))
         tile = add_outer_product(tile, offsets, shift(a, 3 * size), shift(b, 3 * panel_step))
         a, b = shift(a, 4 * size), shift(b, 4 * panel_step)
     whole = row_offsets(size, tile_rows())
-    for _ in range(0, by_columns, 4):
+    for step in range(by_columns // 4):
+        ask(step, width, ahead + step * pace, c, c_row, before, before_row)
         tile = add_outer_product(tile, whole, a, b)
         tile = add_outer_product(tile, whole, shift(a, strip_step), shift(b, panel_step))
         tile = add_outer_product(tile, whole, shift(a, 2 * strip_step), shift(b, 2 * panel_step))
@@ -128,6 +129,18 @@ def multiply_tile(
         tile = add_outer_product(tile, offsets, a, b)
         a, b = shift(a, strip_step), shift(b, panel_step)
     store_tile(tile, element_pointer(element, sums), sums_row)
+
+
+@part
+def ask(step: int, width: Any, ahead: int, c: int, c_row: int, before: int, before_row: int) -> None:
+    """Ask for one more line of what lies ahead, of the tile in C, and of what the sums are added to."""
+    prefetch_line_to_l2(ahead)
+    mr = tile_rows()
+    if step < mr * tile_lines(width):
+        row, offset = step % mr, step // mr * LINE
+        prefetch_line_to_write(c + row * c_row + offset)
+        if before != c:
+            prefetch_line_to_write(before + row * before_row + offset)
 
 
 @part  # one function fewer to compile: half a second
@@ -145,7 +158,7 @@ def multiply_block(
     strips = scratch + mr * nr * size
     most = MC // size
     panels = strips + (min(i1 - i0, most) + mr - 1) // mr * mr * block * size
-    in_rows = a_step == size and a_row % PAGE != 0
+    in_rows = a_step == size and (a_row % PAGE != 0 or PAGED_ROWS)
     in_columns = a_row == size and a_step % PAGE != 0 and block * abs(a_step) <= PAGES * PAGE
     copy_a = j1 - j0 > COPY_A and not in_rows and not in_columns
     plain = c_column == size and arguments[ALPHA] == 0 and arguments[ADDEND] == 0
@@ -156,6 +169,8 @@ def multiply_block(
         first, last = p == 0, p + kc == k
         for ic in range(i0, i1, most):
             ie = min(i1, ic + most)
+            # The tiles of one panel together ask for all of the next one: kc / 4 times for each strip.
+            pace = min(LINE, 4 * nr * size // ((ie - ic + mr - 1) // mr) + 1)
             strip, pitch = arguments[A] + ic * a_row + p * a_step, mr * a_row
             strip_row, strip_step = a_row, a_step
             if copy_a:
@@ -186,22 +201,25 @@ def multiply_block(
                     if first and arguments[ADDEND] != 0:
                         before_row = arguments[ADDEND_ROW]
                         before = arguments[ADDEND] + i * before_row + j * arguments[ADDEND_COLUMN]
+                    ahead = panel + (i - ic) // mr * (kc // 4) * pace
+                    if ic > i0:  # the next panel is packed already
+                        ahead += width * kc * size
                     direct = plain and first and last and rows == mr and columns == width
                     target, row = (c, c_row) if direct else (scratch, width * size)
                     if width == nr:
                         multiply_tile(
                             tile_width(0), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            target, row, c, c_row, before, before_row,
+                            ahead, pace, target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     elif width + lanes == nr:
                         multiply_tile(
                             tile_width(1), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            target, row, c, c_row, before, before_row,
+                            ahead, pace, target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     else:
                         multiply_tile(
                             tile_width(2), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            target, row, c, c_row, before, before_row,
+                            ahead, pace, target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     if not direct:
                         finish(arguments, element, sums, row, i, rows, j, columns, first, last)

@@ -17,6 +17,9 @@ from typing import Any
 
 from nbops.compiler import part
 from nbops.tuned.pointers import element_pointer, get, item_bytes, never_inline, put, shift, zero_of
+from nbops.tuned.prefetch import prefetch_line_to_l2
+from nbops.tuned.streaming import LINE
+from nbops.tuned.tile import tile_lines, tile_width
 from nbops.tuned.vectors import (
     copy_row,
     copy_transposed,
@@ -26,6 +29,8 @@ from nbops.tuned.vectors import (
     tile_rows,
     vector_lanes,
 )
+
+AHEAD = 4  # rows of B that are asked for before they are copied
 
 
 @part
@@ -61,6 +66,8 @@ def pack_panels(
     if b_column == size:
         for k in range(kc):
             for g in range(columns // nr):
+                for line in range(tile_lines(tile_width(0))):
+                    prefetch_line_to_l2(b_address + (k + AHEAD) * b_step + g * nr * size + line * LINE)
                 copy_row(shift(b, k * b_step + g * nr * size), shift(panel, (g * kc + k) * nr * size))
     else:
         for j in range(0, columns, nr):

@@ -75,7 +75,7 @@ from nbops.tuned.gemm_arguments import (
     N,
     scratch_bytes,
 )
-from nbops.tuned.pointers import address_of, allocate, never_inline, release
+from nbops.tuned.pointers import address_of, never_inline
 
 # What the functions below stand in for is put in their place by `nbops.tuned.gemm_cpu`.
 RELU = 0  # whether the activation is relu
@@ -95,6 +95,16 @@ def batch_address() -> int:
 
 def launcher_address() -> int:
     """The address of `launch`."""
+    raise NotImplementedError
+
+
+def borrow(size: int) -> int:
+    """`nbops.tuned.scratch`'s memory."""
+    raise NotImplementedError
+
+
+def give_back(address: int) -> None:
+    """It is no longer used."""
     raise NotImplementedError
 
 
@@ -207,7 +217,7 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     grid, rows, columns = share_out(words[M], words[N], mr, nr, lanes, workers, in_place)
     words[GRID], words[ROWS], words[COLUMNS] = grid, rows, columns
     size = scratch_bytes(rows, words[K], columns, mr, nr, words[ITEMSIZE])
-    memory = allocate(workers * size + LINE)
+    memory = borrow(workers * size + LINE)
     words[SCRATCH] = (memory + LINE - 1) // LINE * LINE
     words[SCRATCH_SIZE] = size
     for item in range(start, stop):
@@ -219,7 +229,7 @@ def run_batch(words: Any, start: int, stop: int) -> None:
             call_task(words[KERNEL], address_of(words), 0, 1)
         else:
             call_task(launcher_address(), address_of(words), words[KERNEL], workers)
-    release(memory)
+    give_back(memory)
 
 
 @part

@@ -21,15 +21,15 @@ from numba.extending import intrinsic
 from nbops.tuned.pointers import BYTE, WORD
 from nbops.tuned.streaming import LINE
 
-__all__ = ["prefetch", "prefetch_line", "prefetch_to_write"]
+__all__ = ["prefetch", "prefetch_line_to_l2", "prefetch_line_to_write", "prefetch_to_write"]
 
 
-def prefetch_line(builder: Any, pointer: Any, write: bool) -> None:
-    """Emit code that asks for the cache line of a byte."""
+def emit_prefetch(builder: Any, pointer: Any, write: bool, level: int) -> None:
+    """Emit code that asks for the cache line of a byte, in the cache of that level."""
     flag = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), flag, flag, flag])
     ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    keep, data = flag(3), flag(1)
+    keep, data = flag(4 - level), flag(1)
     builder.call(ask, [pointer, flag(int(write)), keep, data])
 
 
@@ -40,7 +40,7 @@ def _asking(doc: str, write: bool) -> Any:
             data = context.make_array(array)(context, builder, array_).data
             start = builder.gep(builder.bitcast(data, BYTE.as_pointer()), [distance_])
             with cgutils.for_range_slice(builder, WORD(0), size_, WORD(LINE)) as (offset, _):
-                prefetch_line(builder, builder.gep(start, [offset]), write)
+                emit_prefetch(builder, builder.gep(start, [offset]), write, level=1)
             return context.get_dummy_value()
 
         return types.void(array, types.int64, types.int64), codegen
@@ -53,3 +53,23 @@ prefetch = _asking(
     "Ask for `size` bytes, from `distance` bytes after an array's first element on.", write=False
 )
 prefetch_to_write = _asking("The same for memory that will be written.", write=True)
+
+
+def _asking_for_a_line(doc: str, write: bool, level: int) -> Any:
+    def ask(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+            emit_prefetch(builder, builder.inttoptr(arguments[0], BYTE.as_pointer()), write, level)
+            return context.get_dummy_value()
+
+        return types.void(types.int64), codegen
+
+    ask.__doc__ = doc
+    return intrinsic(ask)
+
+
+prefetch_line_to_l2 = _asking_for_a_line(
+    "Ask for the cache line at an address, in the L2 cache.", write=False, level=2
+)
+prefetch_line_to_write = _asking_for_a_line(
+    "Ask for the cache line at an address, which will be written.", write=True, level=1
+)

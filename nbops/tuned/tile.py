@@ -29,8 +29,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from nbops.tuned.pointers import BYTE, WORD, advance
-from nbops.tuned.prefetch import prefetch_line
+from nbops.tuned.pointers import WORD, advance
+from nbops.tuned.streaming import LINE
 from nbops.tuned.vectors import (
     broadcast,
     fused_multiply_add,
@@ -142,21 +142,10 @@ def add_outer_product(typingctx: Any, tile: Any, offsets: Any, a: Any, b: Any) -
 
 
 @intrinsic
-def prefetch_row(typingctx: Any, width: Any, pointer: Any) -> Any:
-    """Ask for the cache lines of a row of the tile, which will be written.
-
-    A tile's rows lie far apart in C, a pattern that no processor foresees. Asking for memory that does not
-    exist is allowed and has no effect.
-    """
-
-    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        row_bytes = width.vectors * host_tile().vector_bytes
-        start = builder.bitcast(arguments[1], BYTE.as_pointer())
-        for offset in [*range(0, row_bytes, 64), row_bytes - 1]:
-            prefetch_line(builder, builder.gep(start, [WORD(offset)]), write=True)
-        return context.get_dummy_value()
-
-    return types.void(width, pointer), codegen
+def tile_lines(typingctx: Any, width: Any) -> Any:
+    """How many cache lines a row of the tile may touch."""
+    lines = width.vectors * host_tile().vector_bytes // LINE + 1
+    return types.intp(width), lambda context, builder, call, arguments: WORD(lines)
 
 
 @intrinsic

@@ -11,7 +11,12 @@ import pytest
 from numba import njit
 
 import nbops
-from nbops.tuned.prefetch import prefetch, prefetch_to_write
+from nbops.tuned.prefetch import (
+    prefetch,
+    prefetch_line_to_l2,
+    prefetch_line_to_write,
+    prefetch_to_write,
+)
 
 SIZE = 256
 
@@ -35,6 +40,26 @@ def test_one_instruction_for_each_line(ask: Any) -> None:
     kinds = re.findall(r"^\s+(prefetch\w+)\s", body, re.MULTILINE)
     assert len(kinds) == SIZE // 64
     assert set(kinds) <= ({"prefetcht0"} if ask is read else {"prefetchw", "prefetcht0"})  # some x86 lack w
+
+
+def line_to_l2(address: int) -> None:
+    prefetch_line_to_l2(address)
+
+
+def line_to_write(address: int) -> None:
+    prefetch_line_to_write(address)
+
+
+@pytest.mark.parametrize("ask", [line_to_l2, line_to_write])
+def test_a_line_is_one_instruction_and_need_not_exist(ask: Any) -> None:
+    compiled: Any = njit(ask)
+    for address in (0, 1, 1 << 40, -1):
+        compiled(address)
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("knows the instructions of x86 alone")
+    (assembly,) = compiled.inspect_asm().values()
+    kinds = re.findall(r"^\s+(prefetch\w+)\s", assembly[: assembly.index(".Lfunc_end0")], re.MULTILINE)
+    assert kinds in ([["prefetcht1"]] if ask is line_to_l2 else [["prefetchw"], ["prefetcht0"]])
 
 
 @pytest.mark.parametrize("ask", [read, write])

@@ -1,0 +1,108 @@
+"""The memory that products work in: one block that the process keeps, in pages of 2 MB.
+
+A product copies parts of its operands to scratch memory and reads them there again and again. In pages of
+4 KB, what it reads within a millisecond lies in more pages than a core remembers the places of; it looks them
+up in tables then, and under a hypervisor in two of them. So scratch memory asks the system for huge pages, as
+NumPy does for large arrays, and is kept, for new pages are filled with zeros.
+
+The block is lent to one product at a time. One that finds it lent, on another thread, allocates memory of its
+own.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+
+from nbops import compiler, forks
+from nbops.targets.atomics import advise, load, store, swap_if
+from nbops.tuned.pointers import allocate, release
+
+__all__ = ["lending"]
+
+HUGE_PAGE = 2 << 20
+#: The record's words: where the block starts, its size, what was allocated for it, and whether it is lent.
+START, SIZE, ALLOCATED, LENT = 0, 8, 16, 24
+SYMBOL = "nbops_scratch"
+WILL_NEED_HUGE_PAGES = 14  # Linux's MADV_HUGEPAGE
+
+
+def record_address() -> int:
+    """Stands in for the address of the record."""
+    raise NotImplementedError
+
+
+def ask_for_huge_pages(start: int, size: int) -> None:
+    """Let the system put a stretch of memory that nobody wrote to yet into huge pages."""
+    advise(start, size, WILL_NEED_HUGE_PAGES)
+
+
+def leave_the_pages(start: int, size: int) -> None:
+    """What stands in for this on other systems than Linux."""
+
+
+def borrow(size: int) -> int:
+    """The address of `size` bytes, to be given back with `give_back`."""
+    record = record_address()
+    if swap_if(record + LENT, 0, 1) == 0:
+        own: int = allocate(size)
+        return own
+    if load(record + SIZE) < size:
+        if load(record + ALLOCATED) != 0:
+            release(load(record + ALLOCATED))
+        whole = (size + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
+        allocated = allocate(whole + HUGE_PAGE)
+        start = (allocated + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
+        ask_for_huge_pages(start, whole)
+        store(record + ALLOCATED, allocated)
+        store(record + START, start)
+        store(record + SIZE, whole)
+    kept: int = load(record + START)
+    return kept
+
+
+def give_back(address: int) -> None:
+    """What `borrow` gave is no longer used."""
+    record = record_address()
+    if address == load(record + START):
+        store(record + LENT, 0)
+    else:
+        release(address)
+
+
+_making = threading.Lock()
+
+
+def _record() -> np.ndarray:
+    with _making:  # every thread must see the same record
+        return _make_record()
+
+
+@functools.cache
+def _make_record() -> np.ndarray:
+    record = np.zeros(4, np.int64)
+    compiler.add_symbol(SYMBOL, record.ctypes.data)
+    return record
+
+
+@functools.cache
+def lending() -> tuple[Any, Any]:
+    """`borrow` and `give_back`, to be compiled into their callers."""
+    _record()  # code that knows the record by its symbol can't be loaded before there is one
+    names = {"record_address": compiler.symbol_address(SYMBOL)}
+    ask = ask_for_huge_pages if sys.platform == "linux" else leave_the_pages
+    pages = compiler.part(compiler.specialise(ask, "scratch"))
+    return (
+        compiler.part(compiler.specialise(borrow, "scratch", ask_for_huge_pages=pages, **names)),
+        compiler.part(compiler.specialise(give_back, "scratch", **names)),
+    )
+
+
+@forks.after_in_child
+def forget_borrower() -> None:
+    """In a child of ``fork``: the thread that had the block is not there."""
+    _record()[LENT // 8] = 0
