@@ -135,6 +135,15 @@ def test_layouts_of_inputs(layout_a: str, layout_b: str, dtype: str, mode: str) 
         assert out.tobytes() == product(tasks, "serial", a, b).tobytes()  # strides don't change a bit
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 3, 4, 7, 8, 9, 15, 16, 17, 20, 33])
+def test_columns_of_b_shorter_than_a_vector(k: int, dtype: str) -> None:
+    rng = np.random.default_rng(12)
+    a, b = random(rng, dtype, 100, k), random(rng, dtype, k, 90)
+    columns = np.pad(b.T, ((0, 0), (0, 9)), constant_values=np.nan)[:, :k].T  # each column, then NaN
+    assert_product(product(product_tasks(dtype), "parallel", a, columns), a, b)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -341,8 +350,8 @@ print(len(recorder.buffer))
 def test_workers_cover_every_element_once() -> None:
     mr, nr, lanes = 4, 24, 8
     sizes = itertools.product((1, 4, 30, 200, 1600), (1, 24, 100, 312, 400), (1, 2, 3, 6, 16), (False, True))
-    for m, n, workers, in_place in sizes:
-        grid, rows, columns = share_out(m, n, mr, nr, lanes, workers, in_place)
+    for m, n, workers, rows_alone in sizes:
+        grid, rows, columns = share_out(m, n, mr, nr, lanes, workers, rows_alone)
         assert 1 <= grid <= workers
         computed = np.zeros((m, n), int)
         for worker in range(workers):

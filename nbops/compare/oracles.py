@@ -13,11 +13,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["LEARNING_RATE", "RMS_DECAY", "RMS_EPSILON", "Oracle", "error", "inputs", "oracle", "tolerance"]
+__all__ = [
+    "LEARNING_RATE",
+    "RMS_DECAY",
+    "RMS_EPSILON",
+    "Oracle",
+    "aligned",
+    "error",
+    "inputs",
+    "oracle",
+    "tolerance",
+]
 
 Arrays = dict[str, np.ndarray]
 Options = dict[str, Any]
 
+CACHE_LINE = 64
 LEARNING_RATE = 1e-3
 #: RMSprop: v ← decay v + (1 - decay) g², w ← w - rate g / √(v + epsilon)
 RMS_DECAY, RMS_EPSILON = 0.9, 1e-7
@@ -35,7 +46,21 @@ class Oracle(NamedTuple):
 
 def inputs(kind: str, options: Options) -> Arrays:
     """The operands, the same in every process."""
-    return _INPUTS[kind](np.random.default_rng(0), options)
+    made = _INPUTS[kind](np.random.default_rng(0), options)
+    return {name: aligned(array) for name, array in made.items()}
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins on a cache line.
+
+    The arrays of PyTorch, JAX and TensorFlow do. NumPy's lie where there was room, one place in four on a
+    line, and a small workload takes up to 1.6 times as long on the others: chance would decide the ratio.
+    """
+    memory = np.empty(array.nbytes + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _pair(rng: np.random.Generator, options: Options) -> Arrays:

@@ -204,7 +204,7 @@ def multiply_block(
                     ahead = panel + (i - ic) // mr * (kc // 4) * pace
                     if ic > i0:  # the next panel is packed already
                         ahead += width * kc * size
-                    direct = plain and first and last and rows == mr and columns == width
+                    direct = plain and first and rows == mr and columns == width
                     target, row = (c, c_row) if direct else (scratch, width * size)
                     if width == nr:
                         multiply_tile(
@@ -240,6 +240,7 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
             if few and (i1 - i0 == 1 or arguments[IN_PLACE] == 0):
                 multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
             else:
-                most = NC // size
+                # Panels that one block of rows meets are used once: two at a time, they stay in a near cache.
+                most = NC // size if i1 - i0 > MC // size else 2 * nr
                 for jc in range(j0, j1, most):
                     multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + most), scratch, size, nr)

@@ -91,16 +91,10 @@ def pack_panel(
                 put_vector(panel, (k * width + j) * size, row)
         return
     first = 0  # the first column that is not yet packed
-    whole = kc // lanes * lanes
     while b_step == size and first + lanes <= columns:
-        for k in range(0, whole, lanes):
-            source = shift(b, first * b_column + k * size)
-            copy_transposed(source, b_column, shift(panel, (k * width + first) * size), width * size)
-        source, target = (
-            shift(b, first * b_column + whole * size),
-            shift(panel, (whole * width + first) * size),
-        )
-        copy_matrix(source, size, b_column, target, width * size, size, kc - whole, lanes)
+        for k in range(0, kc, lanes):
+            source, target = shift(b, first * b_column + k * size), shift(panel, (k * width + first) * size)
+            copy_transposed(source, b_column, target, width * size, min(lanes, kc - k))
         first += lanes
     source, target = shift(b, first * b_column), shift(panel, first * size)
     copy_matrix(source, b_step, b_column, target, width * size, size, kc, columns - first)

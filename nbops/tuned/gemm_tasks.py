@@ -12,8 +12,8 @@ goes through the items of the batch; it serves all kinds and dtypes.
 **Sharing a product between cores.** C is cut into equal blocks, one for each worker, in multiples of a vector
 of columns and of the register tile's rows. Columns are cut first, because workers with different columns pack
 different panels of B. Rows are cut where there are not enough panels for all workers, and where packing costs
-little: B is small enough to need none, or C is tall. For where a row is cut, two cores may write one cache
-line (64 x 64 x 64 took up to 1.8 times as long)::
+little: B is small, or C is tall. For where columns are cut, two cores write one cache line of every row, and
+where rows are cut, one at most (64 x 64 x 64 took up to 1.8 times as long)::
 
     2 workers, 5 panels            4 workers, 2 panels
     [ w0 w0 w0 | w1 w1 w1 ]        [ w0 | w1 ]
@@ -195,7 +195,9 @@ def submit(words: Any, frame: Any, start: int, stop: int) -> None:
     call_task(batch_address(), address_of(words), start, stop)
 
 
-TALL = 48  # from so many strips for each worker, packing all of B by each takes less than sharing cache lines
+# Where columns are cut, each row of C has a cache line that two cores write. Packing all of B by each takes
+# less from so many strips for each worker on, and where B has at most so many bytes for each row of C.
+TALL, NARROW = 48, 512
 
 
 # One function for all ---------------------------------------------------------------------------------------
@@ -214,7 +216,8 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     nr = words[NR]
     in_place = words[B_COLUMN] == words[ITEMSIZE] and words[K] * abs(words[B_STEP]) <= SMALL
     words[IN_PLACE] = in_place
-    grid, rows, columns = share_out(words[M], words[N], mr, nr, lanes, workers, in_place)
+    rows_alone = in_place or words[K] * words[N] * words[ITEMSIZE] <= NARROW * words[M]
+    grid, rows, columns = share_out(words[M], words[N], mr, nr, lanes, workers, rows_alone)
     words[GRID], words[ROWS], words[COLUMNS] = grid, rows, columns
     size = scratch_bytes(rows, words[K], columns, mr, nr, words[ITEMSIZE])
     memory = borrow(workers * size + LINE)
@@ -261,13 +264,13 @@ def share(length: int, workers: int, unit: int) -> int:
 
 @part
 def share_out(
-    m: int, n: int, mr: int, nr: int, lanes: int, workers: int, in_place: bool
+    m: int, n: int, mr: int, nr: int, lanes: int, workers: int, rows_alone: bool
 ) -> tuple[int, int, int]:
-    """GRID, ROWS and COLUMNS of the argument block, for an m x n product."""
+    """GRID, ROWS and COLUMNS of the argument block, for an m x n product; `rows_alone` where that is even."""
     strips = (m + mr - 1) // mr
     even = strips % workers == 0 or strips >= 8 * workers
     tall = m > n and strips >= TALL * workers
-    grid = 1 if (in_place and even) or tall else grid_columns(strips, (n + nr - 1) // nr, workers)
+    grid = 1 if (rows_alone and even) or tall else grid_columns(strips, (n + nr - 1) // nr, workers)
     return grid, share(m, workers // grid, mr), share(n, grid, lanes)
 
 

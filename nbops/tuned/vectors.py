@@ -146,6 +146,14 @@ def _part(builder: Any, pointer: Any, offset: Any, count: Any, element: types.Fl
     return address, mask, f"v{kind.count}f{element.bitwidth}.p0"
 
 
+def _load_part(builder: Any, pointer: Any, offset: Any, count: Any, element: types.Float) -> Any:
+    address, mask, name = _part(builder, pointer, offset, count, element)
+    kind = vector_type(element)
+    signature = ir.FunctionType(kind, [address.type, INDEX, mask.type, kind])
+    load = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.load.{name}")
+    return builder.call(load, [address, INDEX(1), mask, ir.Constant(kind, None)])
+
+
 @intrinsic
 def get_vector(typingctx: Any, pointer: Any, offset: Any) -> Any:
     """The vector `offset` bytes after a pointer."""
@@ -173,11 +181,7 @@ def get_part(typingctx: Any, pointer: Any, offset: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         pointer_, offset_, count_ = arguments
-        address, mask, name = _part(builder, pointer_, offset_, count_, pointer.dtype)
-        kind = vector_type(pointer.dtype)
-        signature = ir.FunctionType(kind, [address.type, INDEX, mask.type, kind])
-        load = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.load.{name}")
-        return builder.call(load, [address, INDEX(1), mask, ir.Constant(kind, None)])
+        return _load_part(builder, pointer_, offset_, count_, pointer.dtype)
 
     return Vector(pointer.dtype)(pointer, types.int64, types.int64), codegen
 
@@ -251,33 +255,50 @@ def copy_row(typingctx: Any, source: Any, target: Any) -> Any:
 
 
 @intrinsic
-def copy_transposed(typingctx: Any, source: Any, stride: Any, target: Any, target_stride: Any) -> Any:
-    """Copy a square block as wide as a vector: element [q, k] of the source becomes [k, q] of the target.
+def copy_transposed(
+    typingctx: Any, source: Any, stride: Any, target: Any, target_stride: Any, count: Any
+) -> Any:
+    """Copy as many rows as a vector has lanes, `count` elements of each: [q, k] becomes [k, q] of the target.
 
     Stage s exchanges bit s of the row number with bit s of the lane number, for all elements at once; after
     log2(width) stages rows and lanes have changed places.
     """
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        source_, stride_, target_, target_stride_ = arguments
+        source_, stride_, target_, target_stride_, count_ = arguments
         element = source.dtype
         width = vector_type(element).count
-        rows = [
-            load_vector(builder, source_, element, builder.mul(stride_, WORD(q)), 0) for q in range(width)
-        ]
-        step = 1
-        while step < width:
-            low = [q if not q & step else width + q - step for q in range(width)]
-            high = [q + step if not q & step else width + q for q in range(width)]
-            for q in range(width):
-                if not q & step:
-                    pair = rows[q], rows[q + step]
-                    for place, lanes in (q, low), (q + step, high):
-                        mask = ir.Constant(ir.VectorType(INDEX, width), lanes)
-                        rows[place] = builder.shuffle_vector(*pair, mask)
-            step *= 2
-        for k in range(width):
-            store_vector(builder, rows[k], target_, element, builder.mul(target_stride_, WORD(k)), 0)
+        starts = [builder.mul(stride_, WORD(q)) for q in range(width)]
+
+        def exchange(rows: list[Any]) -> list[Any]:
+            step = 1
+            while step < width:
+                low = [q if not q & step else width + q - step for q in range(width)]
+                high = [q + step if not q & step else width + q for q in range(width)]
+                for q in range(width):
+                    if not q & step:
+                        pair = rows[q], rows[q + step]
+                        for place, lanes in (q, low), (q + step, high):
+                            mask = ir.Constant(ir.VectorType(INDEX, width), lanes)
+                            rows[place] = builder.shuffle_vector(*pair, mask)
+                step *= 2
+            return rows
+
+        def put(row: Any, k: int) -> None:
+            store_vector(builder, row, target_, element, builder.mul(target_stride_, WORD(k)), 0)
+
+        with builder.if_else(builder.icmp_signed("==", count_, WORD(width))) as (all_of_them, some):
+            with all_of_them:
+                for k, row in enumerate(
+                    exchange([load_vector(builder, source_, element, s, 0) for s in starts])
+                ):
+                    put(row, k)
+            with some:
+                for k, row in enumerate(
+                    exchange([_load_part(builder, source_, s, count_, element) for s in starts])
+                ):
+                    with builder.if_then(builder.icmp_signed("<", WORD(k), count_)):
+                        put(row, k)
         return context.get_dummy_value()
 
-    return types.void(source, types.int64, source, types.int64), codegen
+    return types.void(source, types.int64, source, types.int64, types.int64), codegen

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import nbops
-from nbops.compare.oracles import LEARNING_RATE, RMS_DECAY, RMS_EPSILON
+from nbops.compare.oracles import LEARNING_RATE, RMS_DECAY, RMS_EPSILON, aligned
 from nbops.compare.peers import Case, Unavailable, holding
 from nbops.ops.logits import crossentropy_and_gradient
 
@@ -44,7 +44,7 @@ def describe() -> dict[str, Any]:
 
 def add_relu(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x, y = given["x"], given["y"]
-    out = np.full_like(x, np.nan)
+    out = aligned(np.full_like(x, np.nan))
     runs = {
         "fused": lambda: nbops.add_relu(x, y),
         "out": lambda: nbops.add_relu(x, y, out=out),
@@ -57,13 +57,13 @@ def matmul(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     a, b = given["a"], given["b"]
     a = a.T if options["layout"][0] == "T" else a
     b = b.T if options["layout"][1] == "T" else b
-    out = np.full((options["m"], options["n"]), np.nan, options["dtype"])
+    out = aligned(np.full((options["m"], options["n"]), np.nan, options["dtype"]))
     return holding(lambda: nbops.matmul(a, b, out=out), np.asarray)
 
 
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x = given["x"]
-    out = np.full_like(x, np.nan)
+    out = aligned(np.full_like(x, np.nan))
     return holding(lambda: nbops.softmax(x, out=out), np.asarray)
 
 

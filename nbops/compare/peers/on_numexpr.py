@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nbops.compare.oracles import aligned
 from nbops.compare.peers import Case, Unavailable, holding
 
 REQUIRES = ("numexpr",)
@@ -30,14 +31,14 @@ def describe() -> dict[str, Any]:
 def add_relu(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     if options["form"] == "calls":
         raise Unavailable("an expression is one call")
-    out = np.full_like(given["x"], np.nan) if options["form"] == "out" else None
+    out = aligned(np.full_like(given["x"], np.nan)) if options["form"] == "out" else None
     numexpr.validate("where(x + y > 0, x + y, 0)", local_dict=given, out=out)
     return holding(lambda: numexpr.re_evaluate(local_dict=given), np.asarray)
 
 
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x = given["x"]
-    out = np.full_like(x, np.nan)
+    out = aligned(np.full_like(x, np.nan))
 
     def run() -> np.ndarray:
         numexpr.evaluate("exp(x - peak)", {"x": x, "peak": x.max(-1, keepdims=True)}, out=out)

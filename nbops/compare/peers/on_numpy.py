@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nbops.compare.oracles import LEARNING_RATE, RMS_DECAY, RMS_EPSILON
+from nbops.compare.oracles import LEARNING_RATE, RMS_DECAY, RMS_EPSILON, aligned
 from nbops.compare.peers import Case, holding
 
 REQUIRES = ("numpy",)
@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
 
 def add_relu(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x, y, zero = given["x"], given["y"], np.zeros((), options["dtype"])
-    out = np.full_like(x, np.nan)
+    out = aligned(np.full_like(x, np.nan))
 
     def into(total: np.ndarray) -> Any:
         return np.maximum(total, zero, out=total)
@@ -39,7 +39,7 @@ def matmul(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     a, b = given["a"], given["b"]
     a = a.T if options["layout"][0] == "T" else a
     b = b.T if options["layout"][1] == "T" else b
-    out = np.full((options["m"], options["n"]), np.nan, options["dtype"])
+    out = aligned(np.full((options["m"], options["n"]), np.nan, options["dtype"]))
     return holding(lambda: np.matmul(a, b, out=out), np.asarray)
 
 
@@ -51,7 +51,7 @@ def softmax_into(x: np.ndarray, out: np.ndarray) -> Any:
 
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x = given["x"]
-    out = np.full_like(x, np.nan)
+    out = aligned(np.full_like(x, np.nan))
     return holding(lambda: softmax_into(x, out), np.asarray)
 
 
@@ -69,7 +69,7 @@ def loss_and_gradient(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray, 
 
 def crossentropy(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x, labels = given["x"], given["labels"]
-    rows, gradient = np.arange(len(x)), np.full_like(x, np.nan)
+    rows, gradient = np.arange(len(x)), aligned(np.full_like(x, np.nan))
     losses: list[Any] = [None]
 
     def run() -> None:
