@@ -34,6 +34,17 @@ class Call:
         self.op(*self.operands, target="serial")
 
 
+class Number:
+    """An array and a Python number."""
+
+    def setup(self):
+        self.add, self.x = public("add"), array(10)
+        self.add(self.x, 2.0)
+
+    def time_add(self):
+        self.add(self.x, 2.0)
+
+
 class Baseline:
     """NumPy's call, to compare with."""
 

@@ -65,7 +65,8 @@ gemm.tune(cuda="nbops.tuned.cuda.products:gemm_plan")
 
 @gemm.gradient
 def _(a: Any, b: Any, c: Any, alpha: Any, out: Any, dout: Any) -> Any:
-    scaled = multiply(expand_dims(expand_dims(alpha, -1), -1), dout)
+    alphas = expand_dims(alpha, -1)
+    scaled = multiply(expand_dims(alphas, -1), dout)
     return (
         matmul(scaled, b, axes=[(-2, -1), (-1, -2), (-2, -1)]),
         matmul(a, scaled, axes=[(-1, -2), (-2, -1), (-2, -1)]),
