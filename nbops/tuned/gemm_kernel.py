@@ -143,6 +143,15 @@ def ask(step: int, width: Any, ahead: int, c: int, c_row: int, before: int, befo
             prefetch_line_to_write(before + row * before_row + offset)
 
 
+@part
+def lies_well(arguments: Any, size: int) -> bool:
+    """Whether strips of A are read where they are."""
+    a_row, a_step = arguments[A_ROW], arguments[A_STEP]
+    in_rows = a_step == size and (a_row % PAGE != 0 or PAGED_ROWS)
+    long = inner_block(arguments[K]) * abs(a_step) > PAGES * PAGE
+    return in_rows or (a_row == size and a_step % PAGE != 0 and not long)
+
+
 @part  # one function fewer to compile: half a second
 def multiply_block(
     arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int, size: int, nr: int
@@ -158,9 +167,7 @@ def multiply_block(
     strips = scratch + mr * nr * size
     most = MC // size
     panels = strips + (min(i1 - i0, most) + mr - 1) // mr * mr * block * size
-    in_rows = a_step == size and (a_row % PAGE != 0 or PAGED_ROWS)
-    in_columns = a_row == size and a_step % PAGE != 0 and block * abs(a_step) <= PAGES * PAGE
-    copy_a = j1 - j0 > COPY_A and not in_rows and not in_columns
+    copy_a = j1 - j0 > COPY_A and not lies_well(arguments, size)
     plain = c_column == size and arguments[ALPHA] == 0 and arguments[ADDEND] == 0
     plain = plain and arguments[BIAS] == 0 and arguments[RECTIFY] == 0
     whole = whole_panels(j1 - j0, nr, lanes) * nr
@@ -240,7 +247,13 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
             if few and (i1 - i0 == 1 or arguments[IN_PLACE] == 0):
                 multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
             else:
-                # Panels that one block of rows meets are used once: two at a time, they stay in a near cache.
-                most = NC // size if i1 - i0 > MC // size else 2 * nr
-                for jc in range(j0, j1, most):
-                    multiply_block(arguments, ELEMENT, i0, i1, jc, min(j1, jc + most), scratch, size, nr)
+                most, alone = NC // size, 0
+                if i1 - i0 <= MC // size and lies_well(arguments, size):
+                    # Panels that one block of rows meets are used once: two at a time, they stay in a near
+                    # cache. A vector by itself would leave the processor waiting for memory.
+                    most, alone = 2 * nr, vector_lanes(like)
+                j = j0
+                while j < j1:
+                    end = j1 if j1 - j <= most + alone else j + most
+                    multiply_block(arguments, ELEMENT, i0, i1, j, end, scratch, size, nr)
+                    j = end

@@ -113,6 +113,16 @@ def allocate(typingctx: Any, size: Any) -> Any:
 
 
 @intrinsic
+def try_to_allocate(typingctx: Any, size: Any) -> Any:
+    """The same, or 0 where there is no room: `allocate` raises MemoryError."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(context.nrt.allocate_unchecked(builder, arguments[0]), WORD)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def release(typingctx: Any, address: Any) -> Any:
     """Give memory back."""
 

@@ -6,21 +6,20 @@ up in tables then, and under a hypervisor in two of them. So scratch memory asks
 NumPy does for large arrays, and is kept, for new pages are filled with zeros.
 
 The block is lent to one product at a time. One that finds it lent, on another thread, allocates memory of its
-own.
+own. It grows as far as a product needs, to some 9 MB for each core.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-import threading
 from typing import Any
 
 import numpy as np
 
 from nbops import compiler, forks
 from nbops.targets.atomics import advise, load, store, swap_if
-from nbops.tuned.pointers import allocate, release
+from nbops.tuned.pointers import allocate, release, try_to_allocate
 
 __all__ = ["lending"]
 
@@ -52,17 +51,34 @@ def borrow(size: int) -> int:
         own: int = allocate(size)
         return own
     if load(record + SIZE) < size:
-        if load(record + ALLOCATED) != 0:
-            release(load(record + ALLOCATED))
-        whole = (size + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
-        allocated = allocate(whole + HUGE_PAGE)
+        grow(record, size)
+    if load(record + SIZE) < size:  # there is no room for huge pages
+        store(record + LENT, 0)
+        own = allocate(size)
+        return own
+    kept: int = load(record + START)
+    return kept
+
+
+def grow(record: int, size: int) -> None:
+    """Replace the block by a larger one, or by none.
+
+    At every moment the record names memory that is there, or none: a child of ``fork`` may begin at any.
+    """
+    before = load(record + ALLOCATED)
+    store(record + SIZE, 0)
+    store(record + START, 0)
+    store(record + ALLOCATED, 0)
+    if before != 0:
+        release(before)
+    whole = (size + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
+    allocated = try_to_allocate(whole + HUGE_PAGE)
+    if allocated != 0:
         start = (allocated + HUGE_PAGE - 1) // HUGE_PAGE * HUGE_PAGE
         ask_for_huge_pages(start, whole)
         store(record + ALLOCATED, allocated)
         store(record + START, start)
         store(record + SIZE, whole)
-    kept: int = load(record + START)
-    return kept
 
 
 def give_back(address: int) -> None:
@@ -74,30 +90,19 @@ def give_back(address: int) -> None:
         release(address)
 
 
-_making = threading.Lock()
-
-
-def _record() -> np.ndarray:
-    with _making:  # every thread must see the same record
-        return _make_record()
-
-
-@functools.cache
-def _make_record() -> np.ndarray:
-    record = np.zeros(4, np.int64)
-    compiler.add_symbol(SYMBOL, record.ctypes.data)
-    return record
+RECORD = np.zeros(4, np.int64)
 
 
 @functools.cache
 def lending() -> tuple[Any, Any]:
     """`borrow` and `give_back`, to be compiled into their callers."""
-    _record()  # code that knows the record by its symbol can't be loaded before there is one
-    names = {"record_address": compiler.symbol_address(SYMBOL)}
-    ask = ask_for_huge_pages if sys.platform == "linux" else leave_the_pages
-    pages = compiler.part(compiler.specialise(ask, "scratch"))
+    compiler.add_symbol(SYMBOL, RECORD.ctypes.data)  # code that knows the record by it is loaded later
+    names: dict[str, Any] = {"record_address": compiler.symbol_address(SYMBOL)}
+    pages = ask_for_huge_pages if sys.platform == "linux" else leave_the_pages
+    names["ask_for_huge_pages"] = compiler.part(compiler.specialise(pages, "scratch"))
+    names["grow"] = compiler.part(compiler.specialise(grow, "scratch", **names))
     return (
-        compiler.part(compiler.specialise(borrow, "scratch", ask_for_huge_pages=pages, **names)),
+        compiler.part(compiler.specialise(borrow, "scratch", **names)),
         compiler.part(compiler.specialise(give_back, "scratch", **names)),
     )
 
@@ -105,4 +110,4 @@ def lending() -> tuple[Any, Any]:
 @forks.after_in_child
 def forget_borrower() -> None:
     """In a child of ``fork``: the thread that had the block is not there."""
-    _record()[LENT // 8] = 0
+    RECORD[LENT // 8] = 0

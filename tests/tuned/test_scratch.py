@@ -32,7 +32,7 @@ def lending() -> tuple[Any, Any]:
 
 @pytest.fixture
 def record() -> Iterator[np.ndarray]:
-    record = scratch._record()
+    record = scratch.RECORD
     assert record[LENT] == 0
     yield record
     assert record[LENT] == 0
@@ -59,6 +59,17 @@ def test_it_grows(lending: tuple[Any, Any], record: np.ndarray) -> None:
     memory = (ctypes.c_byte * size).from_address(larger)
     np.frombuffer(memory, np.int8)[:] = 1  # all of it can be written
     leave(larger)
+
+
+def test_where_there_is_no_room_nothing_stays_lent(lending: tuple[Any, Any], record: np.ndarray) -> None:
+    take, leave = lending
+    leave(take(1))
+    with pytest.raises(MemoryError):
+        take(1 << 60)
+    assert record.tolist() == [0, 0, 0, 0]
+    address = take(1000)
+    assert address == record[START] != 0
+    leave(address)
 
 
 @pytest.mark.parametrize("first_back", [0, 1])
