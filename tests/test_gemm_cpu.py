@@ -19,8 +19,9 @@ import pytest
 from nbops import frame as frames
 from nbops.signature import Signature
 from nbops.targets import cpu
+from nbops.tuned import gemm_arguments as arguments
 from nbops.tuned.gemm_arguments import KC, MC, NC, inner_block, rest_panel, whole_panels
-from nbops.tuned.gemm_cpu import Tasks, dense_tasks, product_tasks, weight_gradient_tasks
+from nbops.tuned.gemm_cpu import Tasks, _kernel, dense_tasks, product_tasks, weight_gradient_tasks
 from nbops.tuned.gemm_tasks import share_out
 from nbops.tuned.vectors import host_tile, tile_shape
 
@@ -280,6 +281,23 @@ def test_a_part_has_the_same_bits_as_in_the_whole(k: int, dtype: str) -> None:
                 assert part.tobytes() == whole[rows, columns].tobytes()
                 part = dense(activated, mode, a[rows], b[:, columns], bias[columns])
                 assert part.tobytes() == whole_dense[rows, columns].tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [0, 1, 37, KC + 5])
+def test_without_memory_to_work_in_the_bits_are_the_same(k: int, dtype: str) -> None:
+    rng = np.random.default_rng(13)
+    a, b, bias = random(rng, dtype, 20, k), random(rng, dtype, k, 50), random(rng, dtype, 50)
+    expected = dense(dense_tasks(dtype, "relu"), "serial", a, b, bias)
+    columns, out = np.asfortranarray(b), poisoned(20, 50, dtype=dtype)
+    words = np.zeros(arguments.ARGUMENTS, np.int64)  # SCRATCH is 0
+    words[[arguments.M, arguments.K, arguments.N]] = 20, k, 50
+    for place, array in ((arguments.A, a), (arguments.B, columns), (arguments.C, out)):
+        words[place : place + 3] = array.ctypes.data, *array.strides
+    words[arguments.BIAS], words[arguments.BIAS_COLUMN] = bias.ctypes.data, bias.itemsize
+    words[arguments.RECTIFY] = 1
+    TASK(_kernel(np.dtype(dtype)).address)(words.ctypes.data, 0, 1)
+    assert out.tobytes() == expected.tobytes()
 
 
 def fingerprint() -> str:

@@ -23,10 +23,11 @@ RECTIFY = 21  # whether the activation is relu; otherwise there is none
 
 # The workers. Number w computes ROWS x COLUMNS elements of C from row w // GRID * ROWS and column
 # w % GRID * COLUMNS, with SCRATCH_SIZE bytes of memory from SCRATCH + w * SCRATCH_SIZE.
+# Where SCRATCH is 0, there is no memory: one worker computes all of C.
 GRID, ROWS, COLUMNS, SCRATCH, SCRATCH_SIZE = 22, 23, 24, 25, 26
 
-# Whether a B that fits is read where it lies, without being packed.
-IN_PLACE = 40
+# Whether a B that fits is read where it lies, without being packed; and room for one element.
+IN_PLACE, TOTAL = 40, 41
 
 # For `gemm_tasks.run_batch`: the frame, the row of the frame that each address comes from (0: it is
 # constant), the tile, the address of the dtype's `multiply`, whether all cores share the product, and room
@@ -35,7 +36,7 @@ FRAME_ADDRESS = 27
 A_OPERAND, B_OPERAND, C_OPERAND, BIAS_OPERAND, ADDEND_OPERAND, ALPHA_OPERAND = 28, 29, 30, 31, 32, 33
 OPERANDS = 6
 MR, NR, LANES, ITEMSIZE, KERNEL, PARALLEL, ONE = 16, 34, 35, 36, 37, 38, 39
-ARGUMENTS = 41
+ARGUMENTS = 42
 
 # Block sizes, by the megabytes of the L2 cache: KC in elements, MC and NC in bytes (an MC of 768 is 192 rows
 # of float32, or 96 of float64), and whether A is read where it lies even if its rows are whole pages apart.

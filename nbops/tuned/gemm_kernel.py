@@ -68,7 +68,7 @@ from nbops.tuned.gemm_arguments import (
 )
 from nbops.tuned.gemm_finish import finish
 from nbops.tuned.gemm_packing import pack_panel, pack_panels, pack_strip
-from nbops.tuned.gemm_rows import multiply_rows
+from nbops.tuned.gemm_rows import multiply_elements, multiply_rows
 from nbops.tuned.pointers import element_pointer, item_bytes, never_inline, shift
 from nbops.tuned.prefetch import prefetch_line_to_l2, prefetch_line_to_write
 from nbops.tuned.tile import (
@@ -236,6 +236,9 @@ def multiply_block(
 def multiply(arguments: Any, start: int, stop: int) -> None:
     """The task: the blocks of C of workers `start` to `stop`."""
     m, n = arguments[M], arguments[N]
+    if arguments[SCRATCH] == 0:
+        multiply_elements(arguments, ELEMENT)
+        return
     for worker in range(start, stop):
         scratch = arguments[SCRATCH] + worker * arguments[SCRATCH_SIZE]
         like = element_pointer(ELEMENT, scratch)

@@ -1,4 +1,4 @@
-"""A product of few rows, limited by how fast B can be read.
+"""A product of few rows, limited by how fast B can be read; and one that has no memory to work in.
 
 Each element of B is used once per row of A, so with few rows nothing is gained by packing it: reading it
 is the work. `multiply_rows` therefore reads B's rows in the order of memory, four at a time, and adds
@@ -9,6 +9,9 @@ their multiples to the rows of sums, which stay in the L1 cache::
                          [b1 b1 b1 b1 b1 ..]
                          [b2 b2 b2 b2 b2 ..]      (one addition after the other,
                          [b3 b3 b3 b3 b3 ..]       in the order in which the tile adds)
+
+`multiply_elements` computes one element after the other, in the same order, and needs no memory at all. It
+is for when there is none left: a product then takes long, and is right.
 """
 
 from __future__ import annotations
@@ -16,9 +19,31 @@ from __future__ import annotations
 from typing import Any
 
 from nbops.compiler import part
-from nbops.tuned.gemm_arguments import A_ROW, A_STEP, B_STEP, SUMS, A, B, K, inner_block
+from nbops.tuned.gemm_arguments import (
+    A_ROW,
+    A_STEP,
+    B_COLUMN,
+    B_STEP,
+    SUMS,
+    TOTAL,
+    A,
+    B,
+    K,
+    M,
+    N,
+    inner_block,
+)
 from nbops.tuned.gemm_finish import finish
-from nbops.tuned.pointers import element_pointer, get, item_bytes, never_inline, put, shift, zero_of
+from nbops.tuned.pointers import (
+    address_of,
+    element_pointer,
+    get,
+    item_bytes,
+    never_inline,
+    put,
+    shift,
+    zero_of,
+)
 from nbops.tuned.vectors import multiply_add
 
 
@@ -68,3 +93,24 @@ def add_block(
             row = shift(sums, (i - i0) * columns * size)
             for c in range(columns):
                 put(row, c * size, multiply_add(a0, get(b0, c * size), get(row, c * size)))
+
+
+@part
+def multiply_elements(arguments: Any, element: Any) -> None:
+    """All of C, one element at a time."""
+    never_inline()
+    k, block = arguments[K], inner_block(arguments[K])
+    a_step, b_step = arguments[A_STEP], arguments[B_STEP]
+    total = element_pointer(element, address_of(arguments) + 8 * TOTAL)
+    size = item_bytes(total)
+    for i in range(arguments[M]):
+        for j in range(arguments[N]):
+            for p in range(0, max(k, 1), block):  # once even when k is 0
+                end = min(k, p + block)
+                sum_ = zero_of(total)
+                row = element_pointer(element, arguments[A] + i * arguments[A_ROW])
+                column = element_pointer(element, arguments[B] + j * arguments[B_COLUMN])
+                for q in range(p, end):
+                    sum_ = multiply_add(get(row, q * a_step), get(column, q * b_step), sum_)
+                put(total, 0, sum_)
+                finish(arguments, element, total, size, i, 1, j, 1, p == 0, end == k)

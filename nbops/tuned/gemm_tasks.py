@@ -223,6 +223,8 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     memory = borrow(workers * size + LINE)
     words[SCRATCH] = (memory + LINE - 1) // LINE * LINE
     words[SCRATCH_SIZE] = size
+    if memory == 0:
+        workers = 1  # which does without, and takes long
     for item in range(start, stop):
         for operand in range(OPERANDS):
             row = words[A_OPERAND + operand]

@@ -103,18 +103,8 @@ def never_inline(typingctx: Any) -> Any:
 
 
 @intrinsic
-def allocate(typingctx: Any, size: Any) -> Any:
-    """The address of `size` new bytes, to be given back with `release`."""
-
-    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        return builder.ptrtoint(context.nrt.allocate(builder, arguments[0]), WORD)
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
 def try_to_allocate(typingctx: Any, size: Any) -> Any:
-    """The same, or 0 where there is no room: `allocate` raises MemoryError."""
+    """The address of `size` new bytes, to be given back with `release`; 0 where there is no room."""
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         return builder.ptrtoint(context.nrt.allocate_unchecked(builder, arguments[0]), WORD)

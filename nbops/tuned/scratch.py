@@ -19,7 +19,7 @@ import numpy as np
 
 from nbops import compiler, forks
 from nbops.targets.atomics import advise, load, store, swap_if
-from nbops.tuned.pointers import allocate, release, try_to_allocate
+from nbops.tuned.pointers import release, try_to_allocate
 
 __all__ = ["lending"]
 
@@ -45,16 +45,16 @@ def leave_the_pages(start: int, size: int) -> None:
 
 
 def borrow(size: int) -> int:
-    """The address of `size` bytes, to be given back with `give_back`."""
+    """The address of `size` bytes, to be given back with `give_back`; 0 where there is no room."""
     record = record_address()
     if swap_if(record + LENT, 0, 1) == 0:
-        own: int = allocate(size)
+        own: int = try_to_allocate(size)
         return own
     if load(record + SIZE) < size:
         grow(record, size)
     if load(record + SIZE) < size:  # there is no room for huge pages
         store(record + LENT, 0)
-        own = allocate(size)
+        own = try_to_allocate(size)
         return own
     kept: int = load(record + START)
     return kept
@@ -84,6 +84,8 @@ def grow(record: int, size: int) -> None:
 def give_back(address: int) -> None:
     """What `borrow` gave is no longer used."""
     record = record_address()
+    if address == 0:
+        return
     if address == load(record + START):
         store(record + LENT, 0)
     else:

@@ -64,8 +64,8 @@ def test_it_grows(lending: tuple[Any, Any], record: np.ndarray) -> None:
 def test_where_there_is_no_room_nothing_stays_lent(lending: tuple[Any, Any], record: np.ndarray) -> None:
     take, leave = lending
     leave(take(1))
-    with pytest.raises(MemoryError):
-        take(1 << 60)
+    assert take(1 << 60) == 0
+    leave(0)
     assert record.tolist() == [0, 0, 0, 0]
     address = take(1000)
     assert address == record[START] != 0
