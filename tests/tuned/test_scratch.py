@@ -93,7 +93,7 @@ def test_products_give_it_back(record: np.ndarray, rng: np.random.Generator) -> 
     assert record[START] == start != 0
 
 
-def test_products_on_two_threads_have_each_their_own(rng: np.random.Generator) -> None:
+def test_products_on_several_threads_have_each_their_own(rng: np.random.Generator) -> None:
     a = rng.standard_normal((3, 400, 400))
     expected = a @ a
     wrong = []
