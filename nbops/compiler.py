@@ -15,6 +15,8 @@ function never load each other's code, nor a changed helper's caller stale code;
 **Forks.** Whoever compiles holds Numba's lock, and a fork waits for it: of a thread that compiles, a child
 would inherit the locks of Numba and LLVM as they are, taken for ever.
 
+**Time.** What Numba does while it compiles, and need not, is left out; see `nbops.compile_time`.
+
 **Vectors.** LLVM takes 256-bit vectors on many processors that have 512-bit ones, because the first of them
 slowed their clock for the wide ones. Where the processor is none of those, tasks get the wide ones.
 """
@@ -39,12 +41,14 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, sigutils
 from numba.core.ccallback import CFunc
+from numba.core.compiler import Compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
 from nbops import cache, forks
+from nbops.compile_time import PlainCompiler, less_work
 from nbops.parts import PartDispatcher, parts
 
 __all__ = [
@@ -87,16 +91,19 @@ def helper(function: F, **flags: Any) -> F:
     return cast(F, register_jitable(**{**FLAGS, **flags})(function))
 
 
-def part(function: F, **flags: Any) -> F:
+def part(function: F, plain: bool = True, **flags: Any) -> F:
     """Let compiled code call `function`, which is compiled once for all callers, and only into them.
 
-    What an import of nbops runs through takes `helper`, which makes no object of Numba's.
+    What an import of nbops runs through takes `helper`, which makes no object of Numba's. A function that is
+    not plain, as a loop of a user's may be, has closures or array expressions; see `nbops.compile_time`.
     """
     if numba.config.DISABLE_JIT:
         return function
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     options = {"nopython": True, "boundscheck": None, **FLAGS, **wrappers, **flags}
-    return cast(F, PartDispatcher(py_func=function, locals={}, targetoptions=options))
+    pipeline = PlainCompiler if plain else Compiler
+    made = PartDispatcher(py_func=function, locals={}, targetoptions=options, pipeline_class=pipeline)
+    return cast(F, made)
 
 
 def native(signature: Any, function: FunctionType) -> Any:
@@ -108,7 +115,8 @@ def native(signature: Any, function: FunctionType) -> Any:
         kept = compiled._cache = cache.KernelCache(
             function, {**options, "wide": prefers_wide_vectors()}, digest
         )
-        with _wide_vectors(), parts(), kept.turn(compiled._sig, cpu_target.target_context.codegen()):
+        turn = kept.turn(compiled._sig, cpu_target.target_context.codegen())
+        with turn, _wide_vectors(), less_work(), parts():
             compiled.compile()
     return compiled
 
@@ -260,7 +268,7 @@ def with_helpers(function: Callable[..., Any]) -> Callable[..., Any]:
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
         if isinstance(value, FunctionType) and value is not function:
-            helpers[name] = part(with_helpers(value), forceinline=True)
+            helpers[name] = part(with_helpers(value), plain=False, forceinline=True)
     copy = specialise(function, "helpers", **helpers) if helpers else function
     copy.__name__ = function.__name__
     return copy

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.registry import CPUDispatcher, cpu_target
 
@@ -25,6 +26,11 @@ class PartDispatcher(CPUDispatcher):  # type: ignore[misc]
         """The function itself, interpreted."""
         return self.py_func(*arguments, **keywords)
 
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        """Compile for these types; for all integers at once, not for each constant that a caller passes."""
+        plain = {name: types.unliteral(value) for name, value in kws.items()}
+        return super().get_call_template([types.unliteral(value) for value in args], plain)
+
 
 class PartLibrary(JITCodeLibrary):  # type: ignore[misc]
     """A library whose optimisation and machine code wait until they are needed."""
@@ -35,6 +41,10 @@ class PartLibrary(JITCodeLibrary):  # type: ignore[misc]
         """Link what this library calls into it, and no more."""
         self._waits = True
         super().finalize()
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """Numba's passes over single functions: those over the task do all of it."""
+        ll_module.data_layout = self._codegen._data_layout
 
     def _optimize_final_module(self) -> None:
         if not self._waits:

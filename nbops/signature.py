@@ -152,7 +152,8 @@ class Signature:
         geometry = frame.new_geometry(len(self.operands))
         for row, shape in zip(geometry, shapes, strict=False):
             frame.set_shape(row, shape)
-        self.check(frame.infer(self.table, geometry), geometry, name, arguments)
+        # Interpreted: who asks is about to build a graph, and would wait longer for the compiler.
+        self.check(int(frame.infer_shapes(self.table, geometry)), geometry, name, arguments)
         return [frame.get_shape(row) for row in geometry[len(self.inputs) :]]
 
     def check(self, code: int, geometry: np.ndarray, name: str, arguments: Sequence[str]) -> None:

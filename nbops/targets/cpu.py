@@ -69,7 +69,7 @@ def spread_compiled() -> Any:
     if pool.available():
         return pool.spread_compiled()
     if _load_threading_layer():
-        return compiler.part(compiler.specialise(_spread, "parallel"), parallel=True)
+        return compiler.part(compiler.specialise(_spread, "parallel"), plain=False, parallel=True)
     return compiler.part(compiler.specialise(_call_serially, "serial"))
 
 
@@ -77,9 +77,12 @@ def run(state: int, serial: int, parallel: int, frame: int, items: int, workers:
     """Run a task over its items, on several cores where that is allowed.
 
     `serial` and `parallel` are addresses of tasks; `parallel` may be 0. With at least as many items as
-    workers, the serial task is spread over them; with fewer, the parallel task uses its own ``prange``.
+    workers, the serial task is spread over them; with fewer, the parallel task shares each item between as
+    many cores as the frame's header says. The two may be one task, which looks there.
     """
     words = frame_pointer(state)
+    header = frame_pointer(frame)
+    header[frames.WORKERS] = 1
     if workers > 1:
         workers = min(workers, count_threads())
         if words[OPENMP_LIMIT] != 0:
@@ -89,14 +92,15 @@ def run(state: int, serial: int, parallel: int, frame: int, items: int, workers:
     if workers <= 1 or words[FORKED] != 0:
         call_task(serial, frame, 0, items)
         return
-    frame_pointer(frame)[frames.WORKERS] = workers
     if parallel == 0 or items >= workers:
         spread(serial, frame, items, workers, grain)
     elif words[EXCLUSIVE] == 0:
+        header[frames.WORKERS] = workers
         call_task(parallel, frame, 0, items)
     elif swap_if(state + 8 * BUSY, 0, 1) == 0:
         call_task(serial, frame, 0, items)
     else:
+        header[frames.WORKERS] = workers
         call_task(parallel, frame, 0, items)
         words[BUSY] = 0
 

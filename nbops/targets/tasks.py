@@ -152,7 +152,7 @@ def compile_task(
     ranges = {"prange": numba.prange if parallel else range, "lanes": range}
     twin = compiler.specialise(function, kind, **ranges, **_modules_with(ranges, function))
     options = {"parallel": True} if parallel else {"forceinline": True}
-    compiled_loop = compiler.part(compiler.with_helpers(twin), **options)
+    compiled_loop = compiler.part(compiler.with_helpers(twin), plain=False, **options)
     names: dict[str, Any] = {"loop": compiled_loop, "operands": operands_intrinsic(signature, dtypes, layout)}
     template = run_items
     if signature.is_elementwise:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
-from numba import carray, types
+from numba import types
 
 from nbops import compiler
 from nbops.frame import (
@@ -28,14 +27,15 @@ from nbops.frame import (
     STRIDES,
     WIDTH,
     build_frame,
-    compiled,
     infer_shapes,
     set_contiguous,
 )
 from nbops.targets import cpu
 from nbops.targets.calls import call_int, call_word
 from nbops.targets.tasks import frame_pointer
+from nbops.targets.words import new_rows, new_words
 from nbops.tensorflow.c_api import INDEX, INVALID_ARGUMENT
+from nbops.tuned.pointers import address_of
 
 __all__ = ["compile_compute", "compute_native", "infer_native"]
 
@@ -75,6 +75,8 @@ SCALAR, VECTOR = (
 CONCATENATE = INDEX["TF_ShapeInferenceContextConcatenateShapes"]
 UNKNOWN_SHAPE = INDEX["TF_ShapeInferenceContextSetUnknownShape"]
 
+new_geometry, new_frame = new_rows(GEOMETRY_WIDTH), new_rows(WIDTH)
+
 
 def itemsize_of(dtype: int) -> int:
     """The itemsize of TensorFlow's DT_FLOAT (1), DT_DOUBLE (2), DT_INT32 (3) and DT_INT64 (9)."""
@@ -108,14 +110,14 @@ def compute(kernel: int, context: int) -> None:
     """TensorFlow's ``compute`` function; `kernel` is the descriptor's address."""
     words = frame_pointer(kernel)
     api = frame_pointer(words[API])
-    table = carray(frame_pointer(words[TABLE]), words[TABLE_LENGTH])
+    table = frame_pointer(words[TABLE])
     n_inputs, n_operands = table[0], table[1]
     status = call_word(api[NEW_STATUS])
-    tensors = np.zeros(n_operands, np.int64)
-    geometry = np.zeros((n_operands, GEOMETRY_WIDTH), np.int64)
+    tensors = new_words(n_operands)
+    geometry = new_geometry(n_operands)
     good = True
     for o in range(n_inputs):
-        call_word(api[GET_INPUT], context, o, tensors.ctypes.data + 8 * o, status)
+        call_word(api[GET_INPUT], context, o, address_of(tensors) + 8 * o, status)
         good = good and tensors[o] != 0
     if good:
         dtype = call_int(api[TENSOR_TYPE], tensors[words[LEADER]])
@@ -131,7 +133,7 @@ def compute(kernel: int, context: int) -> None:
                 swap_last(geometry, o)
         error = infer_shapes(table, geometry)
         if error != 0:
-            call_word(words[FAIL], words[NUMBER], status, geometry.ctypes.data, error)
+            call_word(words[FAIL], words[NUMBER], status, address_of(geometry), error)
             good = False
     if good:
         for o in range(n_inputs, n_operands):
@@ -144,7 +146,7 @@ def compute(kernel: int, context: int) -> None:
                 context,
                 o - n_inputs,
                 out_type,
-                geometry.ctypes.data + 8 * (GEOMETRY_WIDTH * o + SHAPE),
+                address_of(geometry) + 8 * (GEOMETRY_WIDTH * o + SHAPE),
                 geometry[o, NDIM],
                 elements * geometry[o, 1],
                 status,
@@ -168,9 +170,9 @@ def run_frame(words: Any, table: Any, geometry: Any, dtype: int, context: int, s
     if words[LABELS] != NO_LABELS:
         error = check_labels(geometry, words[LABELS], words[ROWS])
         if error != 0:
-            call_word(words[FAIL], words[NUMBER], status, geometry.ctypes.data, error)
+            call_word(words[FAIL], words[NUMBER], status, address_of(geometry), error)
             return False
-    call = np.zeros((1 + n_operands, WIDTH), np.int64)
+    call = new_frame(1 + n_operands)
     build_frame(table, geometry, call)
     items = call[0, ITEMS]
     if items == 0:
@@ -197,7 +199,7 @@ def run_frame(words: Any, table: Any, geometry: Any, dtype: int, context: int, s
         if slots[slot + 1] == 0:
             return False
         parallel = max(slots[slot + 1], 0)
-    call_word(words[RUN], words[STATE], slots[slot], parallel, call.ctypes.data, items, workers, words[GRAIN])
+    call_word(words[RUN], words[STATE], slots[slot], parallel, address_of(call), items, workers, words[GRAIN])
     return True
 
 
@@ -205,9 +207,9 @@ def infer(descriptor: int, context: int, status: int) -> None:
     """The shape inference function: the same rules, with -1 for an unknown length."""
     words = frame_pointer(descriptor)
     api = frame_pointer(words[API])
-    table = carray(frame_pointer(words[TABLE]), words[TABLE_LENGTH])
+    table = frame_pointer(words[TABLE])
     n_inputs, n_operands = table[0], table[1]
-    geometry = np.zeros((n_operands, GEOMETRY_WIDTH), np.int64)
+    geometry = new_geometry(n_operands)
     known = True
     shape = call_word(api[NEW_SHAPE])
     length = call_word(api[NEW_DIM])
@@ -242,21 +244,23 @@ def infer(descriptor: int, context: int, status: int) -> None:
         call_word(api[DELETE_SHAPE], result)
 
 
+#: Each of these functions once, for all that call it.
+part = functools.cache(compiler.part)
+
+
 @functools.cache
 def compute_native() -> Any:
     """`compute` for the CPU, as machine code with the C signature that TensorFlow expects."""
-    return compile_compute(run_frame, "tensorflow", check_labels=compiler.part(check_labels))
+    return compile_compute(run_frame, "tensorflow", check_labels=part(check_labels))
 
 
 def compile_compute(run: Any, name: str, **helpers: Any) -> Any:
     """`compute` as machine code, around the function that runs a frame; see `run_frame`."""
     names: dict[str, Any] = {
-        "itemsize_of": compiler.part(itemsize_of),
-        "swap_last": compiler.part(swap_last),
-        "infer_shapes": compiled(infer_shapes),
-        "run_frame": compiler.part(
-            compiler.specialise(run, name, build_frame=compiled(build_frame), **helpers)
-        ),
+        "itemsize_of": part(itemsize_of),
+        "swap_last": part(swap_last),
+        "infer_shapes": part(infer_shapes),
+        "run_frame": compiler.part(compiler.specialise(run, name, build_frame=part(build_frame), **helpers)),
     }
     return compiler.native(types.void(types.int64, types.int64), compiler.specialise(compute, name, **names))
 
@@ -269,7 +273,7 @@ def infer_native() -> Any:
         compiler.specialise(
             infer,
             "tensorflow",
-            infer_shapes=compiled(infer_shapes),
-            swap_last=compiler.part(swap_last),
+            infer_shapes=part(infer_shapes),
+            swap_last=part(swap_last),
         ),
     )

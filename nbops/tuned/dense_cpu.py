@@ -4,8 +4,8 @@
 activations need an exponential, or the whole row; here they run over each finished row, in place::
 
     multiply_then_activate ---+--> the linear layer's task
-                              +--> activate_rows(words, 0, 1)                         serial
-                              +--> launch --> activate_rows(words, w, w + 1)          parallel, worker w
+                              +--> activate_rows(words, 0, 1)                     on this core
+                              +--> launch --> activate_rows(words, w, w + 1)      on all, worker w
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ def activate(row: Any) -> None:
     raise NotImplementedError
 
 
-ALL_CORES = 0  # whether all cores share each product
 ELEMENT: Any = types.float64
 DTYPE: Any = np.float64
 
@@ -63,7 +62,7 @@ def multiply_then_activate(frame: Any, start: int, stop: int) -> None:
     """The linear layer, then the activation of each row."""
     call_task(linear_address(), address_of(frame), start, stop)
     rows = frame[CORE]
-    workers = max(1, min(rows, frame[WORKERS])) if ALL_CORES else 1
+    workers = max(1, min(rows, frame[WORKERS]))
     words = argument_block()
     words[FRAME], words[ROWS] = address_of(frame), (rows + workers - 1) // workers
     for item in range(start, stop):
@@ -112,19 +111,15 @@ def activated_dense_tasks(dtype: np.dtype, row: Callable[..., None]) -> Tasks:
     """
     name = f"{row.__name__}_{dtype}"
     element = {"ELEMENT": from_dtype(dtype), "DTYPE": dtype.type}
-    activated = compiler.part(compiler.with_helpers(row))
+    activated = compiler.part(compiler.with_helpers(row), plain=False)
     rows = compiler.native(TASK, compiler.specialise(activate_rows, name, activate=activated, **element))
     compiler.name_task(f"nbops_activate_{name}", rows)
-    tasks = []
-    for kind, all_cores in ("serial", 0), ("parallel", 1):
-        template = compiler.specialise(
-            multiply_then_activate,
-            f"{row.__name__}_{kind}_{dtype}",
-            linear_address=compiler.task_address(f"nbops_dense_linear_{kind}_{dtype}"),
-            rows_address=compiler.task_address(f"nbops_activate_{name}"),
-            launcher_address=compiler.task_address(LAUNCHER),
-            ALL_CORES=all_cores,
-        )
-        tasks.append(compiler.native(TASK, template))
-    serial, parallel = tasks
-    return Tasks(serial.address, parallel.address, (dense_tasks(dtype), rows, serial, parallel))
+    template = compiler.specialise(
+        multiply_then_activate,
+        name,
+        linear_address=compiler.task_address(f"nbops_dense_linear_{dtype}"),
+        rows_address=compiler.task_address(f"nbops_activate_{name}"),
+        launcher_address=compiler.task_address(LAUNCHER),
+    )
+    task = compiler.native(TASK, template)
+    return Tasks(task.address, task.address, (dense_tasks(dtype), rows, task))

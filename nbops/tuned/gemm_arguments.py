@@ -27,16 +27,15 @@ RECTIFY = 21  # whether the activation is relu; otherwise there is none
 GRID, ROWS, COLUMNS, SCRATCH, SCRATCH_SIZE = 22, 23, 24, 25, 26
 
 # Whether a B that fits is read where it lies, without being packed; and room for one element.
-IN_PLACE, TOTAL = 40, 41
+IN_PLACE, TOTAL = 39, 40
 
 # For `gemm_tasks.run_batch`: the frame, the row of the frame that each address comes from (0: it is
-# constant), the tile, the address of the dtype's `multiply`, whether all cores share the product, and room
-# for a 1.
+# constant), the tile, the address of the dtype's `multiply`, and room for a 1.
 FRAME_ADDRESS = 27
 A_OPERAND, B_OPERAND, C_OPERAND, BIAS_OPERAND, ADDEND_OPERAND, ALPHA_OPERAND = 28, 29, 30, 31, 32, 33
 OPERANDS = 6
-MR, NR, LANES, ITEMSIZE, KERNEL, PARALLEL, ONE = 16, 34, 35, 36, 37, 38, 39
-ARGUMENTS = 42
+MR, NR, LANES, ITEMSIZE, KERNEL, ONE = 16, 34, 35, 36, 37, 38
+ARGUMENTS = 41
 
 # Block sizes, by the megabytes of the L2 cache: KC in elements, MC and NC in bytes (an MC of 768 is 192 rows
 # of float32, or 96 of float64), and whether A is read where it lies even if its rows are whole pages apart.

@@ -1,13 +1,13 @@
 """Matrix products on the CPU, behind nbops's task signature.
 
 The work is done by one task per dtype, `nbops.tuned.gemm_kernel.multiply`, which knows neither batches
-nor frames. What this file compiles is thin: for each kind of product a serial and a parallel task, which
-write an argument block for every batch item and call that task by its name::
+nor frames. What this file compiles is thin: for each kind of product a task, which writes an argument block
+for every batch item and calls that task by its name::
 
-    product_tasks  ---+                                             +--> multiply(block, 0, 1)        serial
+    product_tasks  ---+                                             +--> multiply(block, 0, 1)    on this core
     dense, gemm    ---+-- frame --> argument block of one item --->-+
     weight_gradient --+                                             +--> launch --> multiply(block, w, w + 1)
-                                                                           on every worker w          parallel
+                                                                           on every worker w
 
 Numba optimises a callee again inside each caller. A call by name keeps the micro-kernel and the
 parallel loop (the two that take long to compile) compiled once.
@@ -42,7 +42,8 @@ class Tasks(NamedTuple):
     serial : int
         Computes the batch items start to stop on the calling thread.
     parallel : int
-        The same, with each item shared between all cores. Only `nbops.targets.cpu` may call it.
+        The same, with each item shared between as many cores as the frame's header says; a product's task is
+        the same one. Only `nbops.targets.cpu` may call it.
     owners : tuple
         Keeps the code alive.
     """
@@ -123,19 +124,15 @@ def _compile_tasks(dtype: np.dtype, name: str, template: Callable[..., None], **
         raise TypeError(f"{name}: dtype is {dtype}; only float32 and float64 have a tuned product")
 
     def compile_callers() -> tuple[Any, ...]:
-        tasks = [
-            _task(template, f"{name}_{kind}_{dtype}", dtype, ALL_CORES=all_cores, **names)
-            for kind, all_cores in (("serial", 0), ("parallel", 1))
-        ]
-        return (*tasks, *_batch())
+        return (_task(template, f"{name}_{dtype}", dtype, **names), *_batch())
 
     try:
         kernel = _kernel(dtype)
     except TakenError:  # it takes long; meanwhile its callers can be compiled
         compile_callers()
         raise
-    serial, parallel, *batch = compile_callers()
-    return Tasks(serial.address, parallel.address, (kernel, serial, parallel, *batch))
+    task, *batch = compile_callers()
+    return Tasks(task.address, task.address, (kernel, task, *batch))
 
 
 def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: Any) -> Any:
@@ -179,4 +176,4 @@ def _batch() -> tuple[Any, ...]:
 
 
 def _kernel_name(dtype: np.dtype) -> str:
-    return f"nbops_gemm_{dtype}"
+    return f"nbops_multiply_{dtype}"

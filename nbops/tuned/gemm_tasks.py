@@ -3,11 +3,12 @@
 Three steps, all with the task signature ``void task(int64 *words, int64 start, int64 stop)``::
 
     run_products             ---+
-    run_dense, run_gemm      ---+--> run_batch  --> multiply(block, 0, 1)                   serial
-    run_weight_gradients     ---+               --> launch --> multiply(block, w, w + 1)    parallel, worker w
+    run_dense, run_gemm      ---+--> run_batch  --> multiply(block, 0, 1)                   on this core
+    run_weight_gradients     ---+               --> launch --> multiply(block, w, w + 1)    on all, worker w
 
 The functions on the left differ for each kind of product; they say which operand is which. `run_batch`
-goes through the items of the batch; it serves all kinds and dtypes.
+goes through the items of the batch; it serves all kinds and dtypes. The frame's header says how many cores
+may share an item.
 
 **Sharing a product between cores.** C is cut into equal blocks, one for each worker, in multiples of a vector
 of columns and of the register tile's rows. Columns are cut first, because workers with different columns pack
@@ -62,7 +63,6 @@ from nbops.tuned.gemm_arguments import (
     NR,
     ONE,
     OPERANDS,
-    PARALLEL,
     RECTIFY,
     ROWS,
     SCRATCH,
@@ -79,7 +79,6 @@ from nbops.tuned.pointers import address_of, never_inline
 
 # What the functions below stand in for is put in their place by `nbops.tuned.gemm_cpu`.
 RELU = 0  # whether the activation is relu
-ALL_CORES = 0  # whether all cores share each product
 TILE = (0, 0, 0, 0, 0)  # mr, nr, the lanes of a vector, the itemsize and the bits of 1.0
 
 
@@ -191,7 +190,6 @@ def submit(words: Any, frame: Any, start: int, stop: int) -> None:
     words[FRAME_ADDRESS] = address_of(frame)
     words[MR], words[NR], words[LANES], words[ITEMSIZE] = TILE[0], TILE[1], TILE[2], TILE[3]
     words[KERNEL] = kernel_address()
-    words[PARALLEL] = ALL_CORES
     call_task(batch_address(), address_of(words), start, stop)
 
 
@@ -212,7 +210,7 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     if n < m and (n <= FEW_ROWS or 2 * padded(n, mr, m, lanes) <= padded(m, mr, n, lanes)):
         transpose(words)  # few columns would leave most of each vector idle
     frame = frame_pointer(words[FRAME_ADDRESS])
-    workers = max(1, frame[WORKERS]) if words[PARALLEL] != 0 else 1
+    workers = max(1, frame[WORKERS])
     nr = words[NR]
     in_place = words[B_COLUMN] == words[ITEMSIZE] and words[K] * abs(words[B_STEP]) <= SMALL
     words[IN_PLACE] = in_place

@@ -1,0 +1,113 @@
+"""What shortens the time that Numba takes to compile, and changes nothing of the code that comes out.
+
+Of a first training step on a machine where nothing is kept, most is Numba's own work, in Python: finding the
+types, writing LLVM's instructions, keeping books in between. Three things need not be done:
+
+- *Typing each addition of two integers anew.* Numba asks some ten templates what ``+`` means, those of arrays
+  and of strings among them, and writes a message for each that declines. The answer is
+  kept, see `operators_typed_once`.
+- *Looking for what isn't there.* nbops's own helpers have no closures, no array expressions and no context
+  managers. `PlainCompiler` leaves out the passes that look for them.
+- *Looking for garbage.* Compiling makes objects by the million and keeps most of them; `no_collection`.
+
+Together they take a quarter of the time away; functions that become part of others, another third
+(`nbops.parts`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from numba import types
+from numba.core import typed_passes, untyped_passes
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import PassManager
+from numba.core.registry import cpu_target
+
+__all__ = ["PlainCompiler", "less_work"]
+
+
+class PlainCompiler(CompilerBase):  # type: ignore[misc]
+    """Numba's compiler for functions that are loops and arithmetic, and nothing else."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        """Numba's passes but those that such a function has no use for."""
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.passes = [entry for entry in passes.passes if entry[0] not in NOT_NEEDED]
+        return [passes]
+
+
+NOT_NEEDED = {
+    untyped_passes.WithLifting,
+    untyped_passes.InlineClosureLikes,
+    untyped_passes.RewriteSemanticConstants,
+    untyped_passes.DeadBranchPrune,
+    untyped_passes.GenericRewrites,
+    untyped_passes.MakeFunctionToJitFunction,
+    untyped_passes.InlineInlinables,
+    untyped_passes.FindLiterallyCalls,
+    untyped_passes.LiteralUnroll,
+    untyped_passes.LiteralPropagationSubPipelinePass,
+    typed_passes.InlineOverloads,
+    typed_passes.NopythonRewrites,
+    typed_passes.DumpParforDiagnostics,
+}
+
+
+@contextlib.contextmanager
+def less_work() -> Iterator[None]:
+    """Inside, under Numba's lock, compiling takes less time."""
+    with no_collection(), operators_typed_once():
+        yield
+
+
+#: What a number is to Numba. A constant is one of them as well, and operators treat it like any other.
+NUMBERS = (types.Integer, types.Float, types.Boolean, types.IntegerLiteral, types.BooleanLiteral)
+#: Operators whose meaning depends on the value of a constant.
+BY_VALUE = (operator.pow, operator.ipow)
+
+_known: dict[tuple[Any, ...], Any] = {}
+
+
+@contextlib.contextmanager
+def operators_typed_once() -> Iterator[None]:
+    """Inside, under Numba's lock, ``int64 + int64`` is looked up where its type was found before."""
+    context = cpu_target.typing_context
+    usual = context.resolve_function_type
+
+    def resolve(function: Any, arguments: Any, keywords: Any) -> Any:
+        if keywords or not _is_operator(function) or not all(isinstance(kind, NUMBERS) for kind in arguments):
+            return usual(function, arguments, keywords)
+        key = (function, *map(types.unliteral, arguments))
+        if key not in _known:
+            _known[key] = usual(*key[:1], key[1:], keywords)
+        return _known[key]
+
+    context.resolve_function_type = resolve
+    try:
+        yield
+    finally:
+        context.resolve_function_type = usual
+
+
+def _is_operator(function: Any) -> bool:
+    if not isinstance(function, types.Function):
+        return False
+    key = function.typing_key
+    return getattr(key, "__module__", None) == operator.add.__module__ and key not in BY_VALUE
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Inside, Python looks for no garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
