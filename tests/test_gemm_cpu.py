@@ -22,6 +22,7 @@ from nbops.targets import cpu
 from nbops.tuned import gemm_arguments as arguments
 from nbops.tuned.gemm_arguments import KC, MC, NC, inner_block, rest_panel, whole_panels
 from nbops.tuned.gemm_cpu import Tasks, _kernel, dense_tasks, product_tasks, weight_gradient_tasks
+from nbops.tuned.gemm_kernel import PAGE
 from nbops.tuned.gemm_tasks import share_out
 from nbops.tuned.vectors import host_tile, tile_shape
 
@@ -119,6 +120,21 @@ def test_sizes_around_the_borders_of_tiles_and_blocks(dtype: str, mode: str) -> 
     for m, k, n in sizes:
         a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
         assert_product(product(tasks, mode, a, b), a, b)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_panels_of_one_vector(dtype: str, mode: str) -> None:
+    """Their tile is twice as tall; where A's columns are whole pages, strips are packed, and half counts."""
+    rng = np.random.default_rng(11)
+    tasks, tile = product_tasks(dtype), host_tile()
+    itemsize = np.dtype(dtype).itemsize
+    mr, nr, lanes = tile.mr, tile.nr(itemsize), tile.vector_bytes // itemsize
+    rows = [mr, 2 * mr - 1, 2 * mr, 3 * mr, 4 * mr + 1, PAGE // itemsize]
+    for m, n in itertools.product(rows, [lanes, 6 * nr + lanes]):
+        a, b = random(rng, dtype, m, 21), random(rng, dtype, 21, n)
+        for layout in LAYOUTS.values():
+            assert_product(product(tasks, mode, layout(a), b), a, b)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -75,6 +75,7 @@ from nbops.tuned.tile import (
     add_outer_product,
     row_offsets,
     store_tile,
+    tile_height,
     tile_lines,
     tile_width,
     zero_tile,
@@ -106,8 +107,9 @@ def multiply_tile(
     size = item_bytes(a)
     packed = kc // 4 * 4
     by_rows = packed if strip_step == size else 0
-    by_columns = packed if strip_row == size and rows == tile_rows() and by_rows == 0 else 0
-    offsets = row_offsets(strip_row, rows)
+    height = tile_height(width)
+    by_columns = packed if strip_row == size and rows == height and by_rows == 0 else 0
+    offsets = row_offsets(width, strip_row, rows)
     # The four steps are written out twice: as a function inlined into both loops, 64 x 64 x 64 took 1.1 times
     # as long.
     for step in range(by_rows // 4):
@@ -117,7 +119,7 @@ def multiply_tile(
         tile = add_outer_product(tile, offsets, shift(a, 2 * size), shift(b, 2 * panel_step))
         tile = add_outer_product(tile, offsets, shift(a, 3 * size), shift(b, 3 * panel_step))
         a, b = shift(a, 4 * size), shift(b, 4 * panel_step)
-    whole = row_offsets(size, tile_rows())
+    whole = row_offsets(width, size, height)
     for step in range(by_columns // 4):
         ask(step, width, ahead + step * pace, c, c_row, before, before_row)
         tile = add_outer_product(tile, whole, a, b)
@@ -135,9 +137,9 @@ def multiply_tile(
 def ask(step: int, width: Any, ahead: int, c: int, c_row: int, before: int, before_row: int) -> None:
     """Ask for one more line of what lies ahead, of the tile in C, and of what the sums are added to."""
     prefetch_line_to_l2(ahead)
-    mr = tile_rows()
-    if step < mr * tile_lines(width):
-        row, offset = step % mr, step // mr * LINE
+    rows = tile_height(width)
+    if step < rows * tile_lines(width):
+        row, offset = step % rows, step // rows * LINE
         prefetch_line_to_write(c + row * c_row + offset)
         if before != c:
             prefetch_line_to_write(before + row * before_row + offset)
@@ -189,6 +191,7 @@ def multiply_block(
                 strip, strip_row, strip_step = strips, size, mr * size
                 if a_step == size:
                     strip_row, strip_step = kc * size, size
+            even = pitch == mr * strip_row  # the rows of two strips, too
             j = j0
             while j < j1:
                 width = nr if j - j0 < whole else rest_panel(j1 - j, nr, lanes)
@@ -201,8 +204,10 @@ def multiply_block(
                     pack_panel(element, kc, b, b_step, b_column, columns, width, panel)
                 elif ic == i0 and (j - j0) % (GROUP * nr) == 0:
                     pack_panels(element, kc, b, b_step, b_column, min(GROUP * nr, whole - (j - j0)), panel)
-                for i in range(ic, ie, mr):
-                    rows, a = min(mr, ie - i), strip + (i - ic) // mr * pitch
+                height = tile_height(tile_width(2)) if width == lanes else mr
+                step = height if even else mr
+                for i in range(ic, ie, step):
+                    rows, a = min(step, ie - i), strip + (i - ic) // mr * pitch
                     c = arguments[C] + i * c_row + j * c_column
                     before, before_row = c, c_row
                     if first and arguments[ADDEND] != 0:
@@ -211,7 +216,7 @@ def multiply_block(
                     ahead = panel + (i - ic) // mr * (kc // 4) * pace
                     if ic > i0:  # the next panel is packed already
                         ahead += width * kc * size
-                    direct = plain and first and rows == mr and columns == width
+                    direct = plain and first and rows == height and columns == width
                     target, row = (c, c_row) if direct else (scratch, width * size)
                     if width == nr:
                         multiply_tile(

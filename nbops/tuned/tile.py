@@ -50,34 +50,34 @@ class TileWidth(types.Type):  # type: ignore[misc]
 
 
 class Tile(types.Type):  # type: ignore[misc]
-    """Numba's type of a register tile of `element`; in LLVM, an array of ``mr * vectors`` vectors."""
+    """Numba's type of a register tile of `element`; in LLVM, an array of ``rows * vectors`` vectors."""
 
     def __init__(self, element: types.Float, vectors: int) -> None:
         self.element = element
         self.vectors = vectors
-        self.mr = host_tile().mr
-        super().__init__(name=f"Tile({element}, {self.mr}, {vectors}, {host_tile().vector_bytes})")
+        self.rows = host_tile().rows(vectors)
+        super().__init__(name=f"Tile({element}, {self.rows}, {vectors}, {host_tile().vector_bytes})")
 
 
 class RowOffsets(types.Type):  # type: ignore[misc]
-    """Numba's type of the byte offsets of a tile's mr rows."""
+    """Numba's type of the byte offsets of a tile's rows."""
 
-    def __init__(self) -> None:
-        self.mr = host_tile().mr
-        super().__init__(name=f"RowOffsets({self.mr})")
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        super().__init__(name=f"RowOffsets({rows})")
 
 
 @register_model(Tile)
 class _TileModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Tile) -> None:
-        count = kind.mr * kind.vectors
+        count = kind.rows * kind.vectors
         super().__init__(manager, kind, ir.ArrayType(vector_type(kind.element), count))
 
 
 @register_model(RowOffsets)
 class _RowOffsetsModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: RowOffsets) -> None:
-        super().__init__(manager, kind, ir.ArrayType(WORD, kind.mr))
+        super().__init__(manager, kind, ir.ArrayType(WORD, kind.rows))
 
 
 register_model(TileWidth)(models.OpaqueModel)
@@ -85,7 +85,7 @@ register_model(TileWidth)(models.OpaqueModel)
 
 def _places(tile: Tile) -> list[tuple[int, int, int]]:
     """``(row, vector, place in the tile)`` of each accumulator."""
-    return [(i, j, i * tile.vectors + j) for i in range(tile.mr) for j in range(tile.vectors)]
+    return [(i, j, i * tile.vectors + j) for i in range(tile.rows) for j in range(tile.vectors)]
 
 
 @intrinsic(prefer_literal=True)
@@ -106,19 +106,27 @@ def zero_tile(typingctx: Any, width: Any, like: Any) -> Any:
 
 
 @intrinsic
-def row_offsets(typingctx: Any, stride: Any, rows: Any) -> Any:
-    """The offsets of mr rows; those past the last valid row repeat it, so that reading them is harmless."""
+def tile_height(typingctx: Any, width: Any) -> Any:
+    """The rows of a tile of that width."""
+    rows = host_tile().rows(width.vectors)
+    return types.intp(width), lambda context, builder, call, arguments: WORD(rows)
+
+
+@intrinsic
+def row_offsets(typingctx: Any, width: Any, stride: Any, rows: Any) -> Any:
+    """The offsets of a tile's rows; past the last valid row they repeat it, so that reading is harmless."""
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        stride_, rows_ = arguments
+        _, stride_, rows_ = arguments
         last = builder.sub(rows_, WORD(1))
         offsets = ir.Constant(context.get_value_type(call.return_type), ir.Undefined)
-        for i in range(call.return_type.mr):
+        for i in range(call.return_type.rows):
             row = builder.select(builder.icmp_signed("<", WORD(i), rows_), WORD(i), last)
             offsets = builder.insert_value(offsets, builder.mul(row, stride_), i)
         return offsets
 
-    return RowOffsets()(types.int64, types.int64), codegen
+    offsets = RowOffsets(host_tile().rows(width.vectors))
+    return offsets(width, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -150,7 +158,7 @@ def tile_lines(typingctx: Any, width: Any) -> Any:
 
 @intrinsic
 def store_tile(typingctx: Any, tile: Any, pointer: Any, stride: Any) -> Any:
-    """Write the tile to an mr x nr matrix with the given row stride."""
+    """Write the tile to a matrix with the given row stride."""
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         tile_, pointer_, stride_ = arguments

@@ -5,6 +5,7 @@ Everything in this package follows `host_tile`; no width is written down anywher
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -42,6 +43,13 @@ class TileShape(NamedTuple):
         """Columns of the tile, in elements of `itemsize` bytes."""
         return self.vectors * self.vector_bytes // itemsize
 
+    def rows(self, vectors: int) -> int:
+        """Rows of a tile of so many vectors: twice mr where it is one, to have enough additions under way.
+
+        Not with NEON, where LLVM would keep elements of A in memory; see `tile_shape`.
+        """
+        return 2 * self.mr if vectors == 1 and self.vector_bytes > 16 else self.mr
+
 
 def tile_shape(triple: str, features: str) -> TileShape:
     """The tile for a processor, by LLVM's name of the target and its list of features."""
@@ -59,6 +67,7 @@ def tile_shape(triple: str, features: str) -> TileShape:
     return TileShape(16, 4, 2, fused)
 
 
+@functools.cache
 def host_tile() -> TileShape:
     """The tile for the processor that Numba compiles for (which ``NUMBA_CPU_NAME`` may override)."""
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
