@@ -161,6 +161,8 @@ def run_record(record: int, op_words: Any, given: Any, out: int) -> Any:
     words, api = frame_pointer(record), frame_pointer(op_words[API])
     n_inputs, n_outputs = words[N_INPUTS], words[N_OUTPUTS]
     table = frame_pointer(words[FRAME])
+    # The other way round than the last time: what that one touched last is still in the cache.
+    table[frame.BACKWARDS] = 1 - table[frame.BACKWARDS]
     result = out
     if out != 0:
         call_word(api[INCREF], out)

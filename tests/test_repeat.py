@@ -11,6 +11,7 @@ import pytest
 import nbops
 from nbops import dispatch
 from nbops.dispatch import use
+from nbops.targets.tasks import PIECE
 
 pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK), reason="every call goes the long way"
@@ -168,6 +169,33 @@ def test_the_last_axis_is_the_last_by_either_name(monkeypatch: pytest.MonkeyPatc
     made = ways(monkeypatch)
     np.testing.assert_array_equal(nbops.softmax(x, axis=1), expected)
     assert made == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
+def test_an_op_that_turns_round_computes_every_element(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each repeated call begins at the other end, in pieces; whatever the length, all is computed once."""
+    op = nbops.elementwise(name="turned_round")(lambda x, y: x + y)
+    rng = np.random.default_rng(5)
+    piece = PIECE // np.dtype(dtype).itemsize
+    for n in (1, 2, piece - 1, piece, piece + 1, 3 * piece, 3 * piece + 5):
+        for start in (0, 1):  # not at the border of a cache line
+            x, y = rng.integers(-50, 50, (2, n + start)).astype(dtype)[:, start:]
+            kept = x.copy()
+            grid = np.zeros((5, n + 3), dtype)[:, :n]  # rows apart: several, none of which is turned round
+            op(x, y)
+            made = ways(monkeypatch)
+            for _ in range(4):
+                out = np.full(n, 77, dtype)
+                op(x, y, out=out)
+                np.testing.assert_array_equal(out, x + y)
+                np.testing.assert_array_equal(op(x, y), x + y)
+                np.testing.assert_array_equal(op(x, dtype(3)), x + 3)
+                np.testing.assert_array_equal(op(grid + x, grid), grid + x)
+                op(x, y, out=x)  # in place
+                np.testing.assert_array_equal(x, kept + y)
+                x[...] = kept
+            assert len(made) <= 6  # one of each kind
+            monkeypatch.undo()
 
 
 def test_what_can_not_be_remembered_pushes_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
 from nbops import compiler
-from nbops.frame import CORE, GENERAL, ITEMS, ITEMSIZE, ROW_WIDTH, ROWS, WIDTH, item_offset
+from nbops.frame import BACKWARDS, CORE, GENERAL, ITEMS, ITEMSIZE, ROW_WIDTH, ROWS, WIDTH, item_offset
 from nbops.signature import Signature
 from nbops.targets.repeated import Repeated
 from nbops.tuned.streaming import CACHE_BYTES, LINE, STRETCH, copy_lines, fence, new_buffer
@@ -49,7 +49,10 @@ def run_elements(frame: Any, start: int, stop: int) -> None:
 
 
 def run_contiguous_elements(frame: Any, start: int, stop: int) -> None:
-    """The same for contiguous outputs, which may be filled through a buffer in the L1 cache."""
+    """The same for contiguous outputs, which may be filled through a buffer in the L1 cache.
+
+    A single row is gone through from its end, in pieces of PIECE bytes, where the frame says so.
+    """
     columns = frame[CORE]
     row = start // columns
     first = start - row * columns
@@ -58,8 +61,13 @@ def run_contiguous_elements(frame: Any, start: int, stop: int) -> None:
     in_place = is_in_place(frame)
     bypass = not in_place and bypasses_caches(frame)
     buffer = new_buffer(ELEMENT)
+    piece = PIECE // itemsize
+    backwards = frame[BACKWARDS] != 0 and stop <= columns and not bypass and not in_place
     while start < stop:
         count = min(columns - first, stop - start)
+        if backwards:
+            first = max(start, (stop - 1) // piece * piece)
+            count = stop - first
         address = frame[OUTPUT * WIDTH] + item_offset(frame, OUTPUT, row) + first * itemsize
         if bypass:  # up to the next line, then in stretches of whole lines
             count = min(count, stretch if address % LINE == 0 else (LINE - address % LINE) // itemsize)
@@ -75,6 +83,9 @@ def run_contiguous_elements(frame: Any, start: int, stop: int) -> None:
             result = arrays[-1]
             for j in range(count):
                 result[j] = out[j]
+        if backwards:
+            stop -= count
+            continue
         start += count
         first += count
         if first == columns:
@@ -103,6 +114,7 @@ def bypasses_caches(frame: Any) -> Any:
     return frame[ITEMS] * itemsize > CACHE_BYTES
 
 
+PIECE = 4096
 OUTPUT = 0  # the output's row in the frame
 ELEMENT: Any = None  # the output's type
 
