@@ -10,8 +10,7 @@ types, writing LLVM's instructions, keeping books in between. Three things need 
   managers. `PlainCompiler` leaves out the passes that look for them.
 - *Looking for garbage.* Compiling makes objects by the million and keeps most of them; `no_collection`.
 
-Together they take a quarter of the time away; functions that become part of others, another third
-(`nbops.parts`).
+Together they take a quarter of the time away; see also `nbops.parts`.
 """
 
 from __future__ import annotations

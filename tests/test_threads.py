@@ -220,12 +220,12 @@ def test_the_threading_layer_has_a_name() -> None:
 
 
 def workers_of_a_call(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Collects how many threads each call that is asked to be parallel was allowed."""
+    """Collects how many threads might share the product of each call that is asked to be parallel."""
     seen: list[int] = []
     launch = cpu.launch
 
     def watch(serial: int, parallel: int, table: np.ndarray, workers: int, grain: int) -> None:
-        table.ravel()[frame.WORKERS] = 1  # the launcher writes it where there are more
+        table.ravel()[frame.WORKERS] = 0  # the launcher writes it
         launch(serial, parallel, table, cpu.STATE[cpu.WORKERS], grain)
         seen.append(int(table.ravel()[frame.WORKERS]))
 
@@ -235,15 +235,15 @@ def workers_of_a_call(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_numba_s_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher keeps it, so that calls which no longer ask Python do too."""
-    x = np.ones((300, 200))
-    nbops.exp(x, target="parallel")
+    x = np.ones((300, 300))
+    nbops.matmul(x, x, target="parallel")
     seen = workers_of_a_call(monkeypatch)
     before = numba.get_num_threads()
     for limit in (2, 1, before):
         numba.set_num_threads(limit)
         try:
             assert cpu.thread_limit() <= limit
-            assert nbops.exp(x, target="parallel").shape == x.shape
+            assert nbops.matmul(x, x, target="parallel").shape == x.shape
         finally:
             numba.set_num_threads(before)
     assert seen == [2, 1, before]
@@ -253,14 +253,14 @@ def test_openmp_s_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
     if cpu.threading_layer() != "omp":
         pytest.skip(f"Numba runs on {cpu.threading_layer()} here")
-    x = np.ones((300, 200))
-    nbops.exp(x, target="parallel")
+    x = np.ones((300, 300))
+    nbops.matmul(x, x, target="parallel")
     seen = workers_of_a_call(monkeypatch)
     for limit in (1, 2) if cpu.STATE[cpu.PROCESSORS] > 2 else (1,):
         with threadpoolctl.threadpool_limits(limit, user_api="openmp"):
-            nbops.exp(x, target="parallel")
+            nbops.matmul(x, x, target="parallel")
             assert nbops.last_decision().workers == limit
-    nbops.exp(x, target="parallel")
+    nbops.matmul(x, x, target="parallel")
     assert seen == ([1, 2, 3] if len(seen) == 3 else [1, 3])
 
 
