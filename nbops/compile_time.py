@@ -1,4 +1,4 @@
-"""What shortens the time that Numba takes to compile, and changes nothing of the code that comes out.
+"""What shortens the time that Numba takes to compile, and changes nothing of what the code does.
 
 Of a first training step on a machine where nothing is kept, most is Numba's own work, in Python: finding the
 types, writing LLVM's instructions, keeping books in between. Three things need not be done:
@@ -76,6 +76,9 @@ _known: dict[tuple[Any, ...], Any] = {}
 def operators_typed_once() -> Iterator[None]:
     """Inside, under Numba's lock, ``int64 + int64`` is looked up where its type was found before."""
     context = cpu_target.typing_context
+    if "resolve_function_type" in vars(context):  # inside of such a block already
+        yield
+        return
     usual = context.resolve_function_type
 
     def resolve(function: Any, arguments: Any, keywords: Any) -> Any:
@@ -90,7 +93,7 @@ def operators_typed_once() -> Iterator[None]:
     try:
         yield
     finally:
-        context.resolve_function_type = usual
+        del context.resolve_function_type  # the class has it
 
 
 def _is_operator(function: Any) -> bool:

@@ -49,7 +49,7 @@ from numba.extending import intrinsic, register_jitable
 
 from nbops import cache, forks
 from nbops.compile_time import PlainCompiler, less_work
-from nbops.parts import PartDispatcher, parts
+from nbops.parts import PartDispatcher, PlainPartDispatcher, parts
 
 __all__ = [
     "add_symbol",
@@ -101,9 +101,8 @@ def part(function: F, plain: bool = True, **flags: Any) -> F:
         return function
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     options = {"nopython": True, "boundscheck": None, **FLAGS, **wrappers, **flags}
-    pipeline = PlainCompiler if plain else Compiler
-    made = PartDispatcher(py_func=function, locals={}, targetoptions=options, pipeline_class=pipeline)
-    return cast(F, made)
+    kind, pipeline = (PlainPartDispatcher, PlainCompiler) if plain else (PartDispatcher, Compiler)
+    return cast(F, kind(py_func=function, locals={}, targetoptions=options, pipeline_class=pipeline))
 
 
 def native(signature: Any, function: FunctionType) -> Any:

@@ -16,7 +16,7 @@ from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.registry import CPUDispatcher, cpu_target
 
-__all__ = ["PartDispatcher", "parts"]
+__all__ = ["PartDispatcher", "PlainPartDispatcher", "parts"]
 
 
 class PartDispatcher(CPUDispatcher):  # type: ignore[misc]
@@ -26,8 +26,12 @@ class PartDispatcher(CPUDispatcher):  # type: ignore[misc]
         """The function itself, interpreted."""
         return self.py_func(*arguments, **keywords)
 
+
+class PlainPartDispatcher(PartDispatcher):
+    """A part that asks for no constant's value: it is compiled for integers, not for each constant anew."""
+
     def get_call_template(self, args: Any, kws: Any) -> Any:
-        """Compile for these types; for all integers at once, not for each constant that a caller passes."""
+        """Compile for the types of variables."""
         plain = {name: types.unliteral(value) for name, value in kws.items()}
         return super().get_call_template([types.unliteral(value) for value in args], plain)
 

@@ -186,7 +186,10 @@ class Signature:
             rule = f"{core(other, other_axis)} must equal {core(operand, axis)}"
             return f"{name}: {described(other)} and {described(operand)}; {rule}"
         if kind == frame.TOO_MANY_AXES:
-            return f"{name}: {described(operand)}; at most {frame.MAX_BATCH} axes are supported"
+            ndim = int(geometry[operand, frame.NDIM])
+            fits = ndim <= frame.MAX_BATCH  # a row of the table has no room for more lengths
+            what = described(operand) if fits else f"{arguments[operand]} has {ndim} axes"
+            return f"{name}: {what}; at most {frame.MAX_BATCH} axes are supported"
         if kind == frame.TOO_LARGE:
             return f"{name}: the result would have more than 2**63 - 1 bytes"
         named = " and ".join(described(index) for index in range(len(shapes)))

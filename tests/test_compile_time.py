@@ -75,6 +75,7 @@ def test_numbas_own_context_is_back_afterwards() -> None:
     with pytest.raises(KeyError):
         raise_within(less_work(), lambda: context.resolve_function_type != usual)
     assert context.resolve_function_type == usual
+    assert "resolve_function_type" not in vars(context)
 
 
 @pytest.mark.parametrize("collects", [True, False])
@@ -103,6 +104,32 @@ def test_a_loop_may_have_what_helpers_may_not() -> None:
     x = np.linspace(-1, 1, 7)
     with nbops.use(target="serial"):
         np.testing.assert_allclose(polynomial(x), 2 * x + 4 * x * x)
+
+
+def third(numbers: Any) -> Any:
+    return numbers[2]
+
+
+def at(numbers: Any, place: int) -> Any:
+    return numbers[place]
+
+
+def times(number: Any, constant: int) -> Any:
+    return numba.literally(constant) * number
+
+
+@pytest.mark.parametrize("target", ["serial", "parallel"])
+def test_a_users_helper_may_ask_for_a_constant(target: str) -> None:
+    """The type of an element of a mixed tuple follows from its place; literally asks for a value."""
+
+    @nbops.op("(n)->(n)")
+    def scaled(x: Any, out: Any) -> None:
+        mixed = (x[0], 1, np.float32(2.5))
+        for i in nbops.prange(x.shape[0]):
+            out[i] = times(x[i], 3) * at(mixed, 2) + third(mixed) * at(mixed, 1)
+
+    x = np.linspace(1, 2, 5)
+    np.testing.assert_allclose(scaled(x, target=target), 3 * x * 2.5 + 2.5)
 
 
 def arithmetic(n: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numba
 import numpy as np
@@ -169,6 +170,21 @@ def test_the_last_axis_is_the_last_by_either_name(monkeypatch: pytest.MonkeyPatc
     made = ways(monkeypatch)
     np.testing.assert_array_equal(nbops.softmax(x, axis=1), expected)
     assert made == []
+
+
+def length_of_piece(x: Any, out: Any) -> None:
+    for j in range(x.shape[0]):
+        out[j] = x.shape[0]
+
+
+def test_a_repeated_elementwise_op_turns_round() -> None:
+    """Forwards it takes a row in one piece; backwards in pieces of PIECE bytes, and what is left."""
+    op = nbops.op("()->()", name="length_of_piece")(length_of_piece)
+    piece = PIECE // 8
+    x = np.zeros(2 * piece + 3)
+    forwards, backwards = np.full(len(x), len(x)), np.repeat([piece, 3], [2 * piece, 3])
+    for expected in forwards, backwards, forwards, backwards:
+        np.testing.assert_array_equal(op(x), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])

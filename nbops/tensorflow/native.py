@@ -21,6 +21,7 @@ from nbops.frame import (
     GEOMETRY_WIDTH,
     ITEMS,
     LAYOUT,
+    MAX_BATCH,
     NDIM,
     POINTER,
     SHAPE,
@@ -40,12 +41,10 @@ from nbops.tuned.pointers import address_of
 __all__ = ["compile_compute", "compute_native", "infer_native"]
 
 # The descriptor's words. Behind them, one row per operand: which dtype it has, and whether it is swapped.
-API, STATE, TABLE, TABLE_LENGTH, SLOTS, RUN, REQUEST, FAIL, PICOSECONDS, GRAIN, MESSAGE, LEADER, NUMBER = (
-    range(13)
-)
-PLANS, PLAN, DRIVER_FAILED = range(13, 16)  # for a GPU
-LABELS, ROWS = 16, 17  # the operands of `nbops.labels`, or NO_LABELS
-OPERANDS = 18
+API, STATE, TABLE, SLOTS, RUN, REQUEST, FAIL, PICOSECONDS, GRAIN, MESSAGE, LEADER, NUMBER = range(12)
+PLANS, PLAN, DRIVER_FAILED = range(12, 15)  # for a GPU
+LABELS, ROWS = 15, 16  # the operands of `nbops.labels`, or NO_LABELS
+OPERANDS = 17
 TYPE, SWAPPED, OPERAND_WIDTH = 0, 1, 2
 GENERIC = 0  # an operand of type T
 SLOT_TYPES = 16  # slots are indexed by TensorFlow's own number of T; those in use are below this
@@ -126,6 +125,8 @@ def compute(kernel: int, context: int) -> None:
             geometry[o, POINTER] = call_word(api[TENSOR_DATA], tensors[o])
             geometry[o, 1] = itemsize_of(dtype if own == GENERIC else own)
             geometry[o, NDIM] = call_int(api[NUM_DIMS], tensors[o])
+            if geometry[o, NDIM] > MAX_BATCH:
+                continue  # more than a row holds: `infer_shapes` says so
             for axis in range(geometry[o, NDIM]):
                 geometry[o, SHAPE + axis] = call_word(api[DIM], tensors[o], axis)
             set_contiguous(geometry, o)
@@ -219,7 +220,9 @@ def infer(descriptor: int, context: int, status: int) -> None:
             known = False
             break
         geometry[o, NDIM] = call_word(api[RANK], context, shape)
-        for axis in range(min(geometry[o, NDIM], STRIDES - SHAPE)):
+        if geometry[o, NDIM] > MAX_BATCH:
+            continue  # more than a row holds: `infer_shapes` says so
+        for axis in range(geometry[o, NDIM]):
             call_word(api[SHAPE_DIM], context, shape, axis, length)
             geometry[o, SHAPE + axis] = -1
             if (call_int(api[DIM_KNOWN], length) & 255) != 0:

@@ -157,7 +157,6 @@ def _descriptor(entry: Registered) -> np.ndarray:
     words[native.API] = address_table()
     words[native.STATE] = cpu.state_address
     words[native.TABLE] = table.ctypes.data
-    words[native.TABLE_LENGTH] = table.size
     words[native.SLOTS] = entry.slots.ctypes.data
     words[native.RUN] = cpu.run_native().address
     words[native.REQUEST] = address_of(_request)

@@ -96,10 +96,10 @@ def multiply_tile(
 ) -> None:  # fmt: skip
     """The micro-kernel: write a strip of A times a panel of B to the tile at `sums`.
 
-    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second). Meanwhile the
-    loops ask for memory: for what lies `ahead`, `pace` bytes further every four steps, and in the first steps
-    for the tile's lines of C and of `before`. `finish` would have to wait for every row; all at once, they
-    would keep the loop waiting.
+    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second); for a tile of
+    one vector it has twice the rows. Meanwhile the loops ask for memory: for what lies `ahead`, `pace` bytes
+    further every four steps, and in the first steps for the tile's lines of C and of `before`. `finish` would
+    have to wait for every row; all at once, they would keep the loop waiting.
     """
     never_inline()
     a, b = element_pointer(element, strip), element_pointer(element, panel)
@@ -143,6 +143,18 @@ def ask(step: int, width: Any, ahead: int, c: int, c_row: int, before: int, befo
         prefetch_line_to_write(c + row * c_row + offset)
         if before != c:
             prefetch_line_to_write(before + row * before_row + offset)
+
+
+@part
+def to_be_packed(b: int, b_step: int, kc: int, size: int, tile: int) -> tuple[int, int]:
+    """Where a tile, by its number, begins to ask for what is packed next, and the bytes to the next line.
+
+    A tile asks kc / 4 times: four tiles for one line of each of B's rows, or all along its columns.
+    """
+    times = kc // 4
+    if b_step == size:
+        return b + tile * times * LINE, LINE
+    return b + tile % 4 * times * b_step + tile // 4 * LINE, b_step
 
 
 @part
@@ -191,7 +203,10 @@ def multiply_block(
                 strip, strip_row, strip_step = strips, size, mr * size
                 if a_step == size:
                     strip_row, strip_step = kc * size, size
-            even = pitch == mr * strip_row  # the rows of two strips, too
+            # Whether the rows of two strips are as far apart as those of one. If not, half of a tile that is
+            # as tall as two is computed in vain, in the last panel of a wide product.
+            even = pitch == mr * strip_row
+            coming, asked, needed = 0, 0, 0
             j = j0
             while j < j1:
                 width = nr if j - j0 < whole else rest_panel(j1 - j, nr, lanes)
@@ -203,7 +218,9 @@ def multiply_block(
                 elif ic == i0 and j - j0 >= whole:
                     pack_panel(element, kc, b, b_step, b_column, columns, width, panel)
                 elif ic == i0 and (j - j0) % (GROUP * nr) == 0:
-                    pack_panels(element, kc, b, b_step, b_column, min(GROUP * nr, whole - (j - j0)), panel)
+                    group = min(GROUP * nr, whole - (j - j0))
+                    pack_panels(element, kc, b, b_step, b_column, group, panel)
+                    coming, asked, needed = b + group * b_column, 0, 4 * group * size // LINE
                 height = tile_height(tile_width(2)) if width == lanes else mr
                 step = height if even else mr
                 for i in range(ic, ie, step):
@@ -213,25 +230,28 @@ def multiply_block(
                     if first and arguments[ADDEND] != 0:
                         before_row = arguments[ADDEND_ROW]
                         before = arguments[ADDEND] + i * before_row + j * arguments[ADDEND_COLUMN]
-                    ahead = panel + (i - ic) // mr * (kc // 4) * pace
+                    ahead, onwards = panel + (i - ic) // mr * (kc // 4) * pace, pace
                     if ic > i0:  # the next panel is packed already
                         ahead += width * kc * size
+                    elif asked < needed:
+                        ahead, onwards = to_be_packed(coming, b_step, kc, size, asked)
+                        asked += 1
                     direct = plain and first and rows == height and columns == width
                     target, row = (c, c_row) if direct else (scratch, width * size)
                     if width == nr:
                         multiply_tile(
                             tile_width(0), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            ahead, pace, target, row, c, c_row, before, before_row,
+                            ahead, onwards, target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     elif width + lanes == nr:
                         multiply_tile(
                             tile_width(1), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            ahead, pace, target, row, c, c_row, before, before_row,
+                            ahead, onwards, target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     else:
                         multiply_tile(
                             tile_width(2), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
-                            ahead, pace, target, row, c, c_row, before, before_row,
+                            ahead, onwards, target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     if not direct:
                         finish(arguments, element, sums, row, i, rows, j, columns, first, last)

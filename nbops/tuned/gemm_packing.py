@@ -6,7 +6,7 @@ wide, filled up with zeros::
 
       B[p:p+kc, j:j+nr]   -->   row p, row p+1, ..., row p+kc-1      (nr elements each)
 
-A *strip* of A (mr rows, kc columns) only has to become compact, because the micro-kernel reads its mr
+A *strip* of A (mr rows, kc columns) only has to become compact, because the micro-kernel reads its
 rows side by side with any strides. So it keeps A's order and is copied at the speed of memory: row after
 row where rows are contiguous, column after column where columns are (A is a transposed array).
 """

@@ -107,6 +107,22 @@ def test_what_does_not_fit_raises_type_error(call, message):
         call()
 
 
+@pytest.mark.parametrize("ndim", [65, 130, 200, 253])
+@pytest.mark.parametrize("shape_is_known", [True, False])
+def test_more_axes_than_there_is_room_for(ndim, shape_is_known):
+    x = tf.reshape(tf.range(6.0), [2, *[1] * (ndim - 2), 3])
+
+    @tf.function(input_signature=[tf.TensorSpec(x.shape if shape_is_known else None)])
+    def in_a_graph(x):
+        return nbops.add(x, x)
+
+    message = rf"add: x has {ndim} axes; at most 64 axes are supported"
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+        in_a_graph(x)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        nbops.add(x, x)
+
+
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     x = tf.cast(tf.constant([0.1, 0.2, 0.3]), dtype)
