@@ -52,7 +52,8 @@ def begin(folder: Path) -> None:
     if lock is None:  # another process has such a helper
         return
     home = str(Path(__file__).resolve().parents[1])
-    variables = {**os.environ, VARIABLE: "0", "PYTHONPATH": os.pathsep.join([home, *sys.path])}
+    modules = os.pathsep.join([home, *sys.path])  # and not the working folder, unless the first one has it
+    variables = {**os.environ, VARIABLE: "0", "PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
     with contextlib.suppress(OSError):  # no more processes are allowed, say: this one compiles it all
         _helper = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(path), *ops],

@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["TakenError", "try_lock", "turn", "wait_for_nobody"]
+__all__ = ["TakenError", "try_lock", "turn", "wait_for_nobody", "without_waiting"]
 
 #: A minute. Looks are counted, and not seconds: a machine may stop all its processes for a while.
 LOOKS, PAUSE_SECONDS = 3000, 0.02
@@ -36,6 +36,17 @@ def wait_for_nobody() -> None:
     """From now on `turn` raises `TakenError` in this process, where it would wait."""
     global _waits
     _waits = False
+
+
+@contextlib.contextmanager
+def without_waiting() -> Iterator[None]:
+    """Inside, under Numba's lock, the same: for who has something else to compile meanwhile."""
+    global _waits
+    usual, _waits = _waits, False
+    try:
+        yield
+    finally:
+        _waits = usual
 
 
 def try_lock(path: Path) -> int | None:
@@ -71,7 +82,7 @@ def turn(kept: Path) -> Iterator[None]:
     Raises
     ------
     TakenError
-        Where another process has the turn, after `wait_for_nobody`.
+        Where another process has the turn, after `wait_for_nobody` or in `without_waiting`.
     """
     lock = kept.with_suffix(".lock")
     file = _open(lock)

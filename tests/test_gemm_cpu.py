@@ -20,11 +20,13 @@ from nbops import frame as frames
 from nbops.signature import Signature
 from nbops.targets import cpu
 from nbops.tuned import gemm_arguments as arguments
+from nbops.tuned import gemm_cpu, gemm_tasks
 from nbops.tuned.gemm_arguments import KC, MC, NC, inner_block, rest_panel, whole_panels
 from nbops.tuned.gemm_cpu import Tasks, _kernel, dense_tasks, product_tasks, weight_gradient_tasks
 from nbops.tuned.gemm_kernel import PAGE
 from nbops.tuned.gemm_tasks import share_out
 from nbops.tuned.vectors import host_tile, tile_shape
+from nbops.turns import TakenError
 
 PRODUCT = Signature.parse("(m,k),(k,n)->(m,n)")
 DENSE = Signature.parse("(m,k),(k,n),(n)->(m,n)")
@@ -120,6 +122,28 @@ def test_sizes_around_the_borders_of_tiles_and_blocks(dtype: str, mode: str) -> 
     for m, k, n in sizes:
         a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
         assert_product(product(tasks, mode, a, b), a, b)
+
+
+def test_callers_are_compiled_while_another_process_has_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    kernel, batch = gemm_cpu._kernel, gemm_cpu._batch
+
+    def taken_at_first(dtype: np.dtype) -> Any:
+        order.append("kernel")
+        if order.count("kernel") == 1:
+            raise TakenError
+        return kernel(dtype)
+
+    def noted() -> Any:
+        order.append("callers")
+        return batch()
+
+    monkeypatch.setattr(gemm_cpu, "_kernel", taken_at_first)
+    monkeypatch.setattr(gemm_cpu, "_batch", noted)
+    tasks = gemm_cpu._compile_tasks.__wrapped__(np.dtype("f4"), "product", gemm_tasks.run_products)
+    assert order == ["kernel", "callers", "kernel"]
+    a, b = random(np.random.default_rng(3), "f4", 5, 6), random(np.random.default_rng(4), "f4", 6, 7)
+    assert_product(product(tasks, "serial", a, b), a, b)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -51,6 +51,16 @@ def test_nothing_is_left_behind(kept: Path) -> None:
     assert list(kept.parent.iterdir()) == []
 
 
+def test_who_has_other_work_does_not_wait(kept: Path, taken: int) -> None:
+    with turns.without_waiting(), pytest.raises(turns.TakenError, match=r"relu\.nbc"), turn(kept):
+        pass
+    thread, inside = entered(kept)  # and waits afterwards, as before
+    assert not inside.wait(0.2)
+    fcntl.flock(taken, fcntl.LOCK_UN)
+    assert inside.wait(60)
+    thread.join()
+
+
 def test_the_second_waits_for_the_first_ones_end(kept: Path) -> None:
     """It may have failed to compile; then the next one tries."""
     with contextlib.suppress(ArithmeticError), turn(kept):

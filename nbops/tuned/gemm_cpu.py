@@ -29,7 +29,7 @@ from nbops.targets.tasks import TASK
 from nbops.tuned import gemm_tasks, scratch
 from nbops.tuned.gemm_kernel import multiply
 from nbops.tuned.vectors import host_tile
-from nbops.turns import TakenError
+from nbops.turns import TakenError, without_waiting
 
 __all__ = ["Tasks", "dense_tasks", "gemm_tasks_of", "product_tasks", "weight_gradient_tasks"]
 
@@ -127,12 +127,15 @@ def _compile_tasks(dtype: np.dtype, name: str, template: Callable[..., None], **
         return (_task(template, f"{name}_{dtype}", dtype, **names), *_batch())
 
     try:
-        kernel = _kernel(dtype)
+        with without_waiting():
+            kernel = _kernel(dtype)
     except TakenError:  # it takes long; meanwhile its callers can be compiled
-        compile_callers()
-        raise
-    task, *batch = compile_callers()
-    return Tasks(task.address, task.address, (kernel, task, *batch))
+        callers = compile_callers()
+        kernel = _kernel(dtype)
+    else:
+        callers = compile_callers()
+    address = callers[0].address
+    return Tasks(address, address, (kernel, *callers))
 
 
 def _task(template: Callable[..., None], name: str, dtype: np.dtype, **names: Any) -> Any:
