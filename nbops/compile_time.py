@@ -4,8 +4,8 @@ Of a first training step on a machine where nothing is kept, most is Numba's own
 types, writing LLVM's instructions, keeping books in between. Three things need not be done:
 
 - *Typing each addition of two integers anew.* Numba asks some ten templates what ``+`` means, those of arrays
-  and of strings among them, and writes a message for each that declines. The answer is
-  kept, see `operators_typed_once`.
+  and of strings among them, and writes a message for each that declines. `operators_typed_once` keeps the
+  answer.
 - *Looking for what isn't there.* nbops's own helpers have no closures, no array expressions and no context
   managers. `PlainCompiler` leaves out the passes that look for them.
 - *Looking for garbage.* Compiling makes objects by the million and keeps most of them; `no_collection`.
@@ -69,7 +69,7 @@ NUMBERS = (types.Integer, types.Float, types.Boolean, types.IntegerLiteral, type
 #: Operators whose meaning depends on the value of a constant.
 BY_VALUE = (operator.pow, operator.ipow)
 
-_known: dict[tuple[Any, ...], Any] = {}
+_known: dict[tuple[Any, tuple[Any, ...]], Any] = {}
 
 
 @contextlib.contextmanager
@@ -84,10 +84,10 @@ def operators_typed_once() -> Iterator[None]:
     def resolve(function: Any, arguments: Any, keywords: Any) -> Any:
         if keywords or not _is_operator(function) or not all(isinstance(kind, NUMBERS) for kind in arguments):
             return usual(function, arguments, keywords)
-        key = (function, *map(types.unliteral, arguments))
-        if key not in _known:
-            _known[key] = usual(*key[:1], key[1:], keywords)
-        return _known[key]
+        kinds = tuple(map(types.unliteral, arguments))
+        if (function, kinds) not in _known:
+            _known[function, kinds] = usual(function, kinds, keywords)
+        return _known[function, kinds]
 
     context.resolve_function_type = resolve
     try:

@@ -22,7 +22,7 @@ from nbops.targets import cpu
 from nbops.tuned import gemm_arguments as arguments
 from nbops.tuned import gemm_cpu, gemm_tasks
 from nbops.tuned.gemm_arguments import KC, MC, NC, inner_block, rest_panel, whole_panels
-from nbops.tuned.gemm_cpu import Tasks, _kernel, dense_tasks, product_tasks, weight_gradient_tasks
+from nbops.tuned.gemm_cpu import Tasks, dense_tasks, product_tasks, weight_gradient_tasks
 from nbops.tuned.gemm_kernel import PAGE
 from nbops.tuned.gemm_tasks import share_out
 from nbops.tuned.vectors import host_tile, tile_shape
@@ -336,7 +336,7 @@ def test_without_memory_to_work_in_the_bits_are_the_same(k: int, dtype: str) -> 
         words[place : place + 3] = array.ctypes.data, *array.strides
     words[arguments.BIAS], words[arguments.BIAS_COLUMN] = bias.ctypes.data, bias.itemsize
     words[arguments.RECTIFY] = 1
-    TASK(_kernel(np.dtype(dtype)).address)(words.ctypes.data, 0, 1)
+    TASK(gemm_cpu._kernel(np.dtype(dtype)).address)(words.ctypes.data, 0, 1)
     assert out.tobytes() == expected.tobytes()
 
 

@@ -114,7 +114,7 @@ def bypasses_caches(frame: Any) -> Any:
     return frame[ITEMS] * itemsize > CACHE_BYTES
 
 
-PIECE = 4096
+PIECE = 4096  # bytes of a row: four of them of each of three operands fill a cache of 48 KB
 OUTPUT = 0  # the output's row in the frame
 ELEMENT: Any = None  # the output's type
 
