@@ -72,6 +72,8 @@ def _end(process: subprocess.Popen[bytes], parent: int) -> None:
 def compile_backwards(lock: str, *names: str) -> None:
     """What the second process does: a kernel of each op, from the last to the first, then the next ones."""
     signal.signal(signal.SIGTERM, _exit)  # so that no lock's file is left
+    # Numba imports SciPy where it is installed, for products of its own. That takes as long as a kernel.
+    sys.modules["scipy"] = None  # type: ignore[assignment]
     from nbops import turns, warming
 
     turns.wait_for_nobody()

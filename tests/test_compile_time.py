@@ -13,6 +13,7 @@ import pytest
 from numba import types
 from numba.core import errors
 from numba.core.registry import cpu_target
+from numba.core.typing.templates import _TemplateTargetHelperMixin
 
 import nbops
 from nbops import cache, compiler
@@ -33,6 +34,7 @@ OPERATORS = [
     operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow,
     operator.lshift, operator.rshift, operator.and_, operator.or_, operator.xor, operator.lt, operator.le,
     operator.eq, operator.ne, operator.iadd, operator.imul, operator.ifloordiv, operator.irshift,
+    min, max,
 ]  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def test_operators_have_numbas_types(function: Any) -> None:
             assert [type_of(function, *pair) for _ in range(2)] == [usual, usual], pair
 
 
-@pytest.mark.parametrize("function", [operator.neg, operator.not_, operator.invert, operator.pos])
+@pytest.mark.parametrize("function", [operator.neg, operator.not_, operator.invert, operator.pos, bool])
 def test_operators_of_one_number_have_numbas_types(function: Any) -> None:
     for kind in KINDS:
         usual = type_of(function, kind)
@@ -76,6 +78,24 @@ def test_numbas_own_context_is_back_afterwards() -> None:
         raise_within(less_work(), lambda: context.resolve_function_type != usual)
     assert context.resolve_function_type == usual
     assert "resolve_function_type" not in vars(context)
+
+
+def test_intrinsics_are_declared_where_numba_says() -> None:
+    usual = _TemplateTargetHelperMixin._get_target_registry
+
+    class Template(_TemplateTargetHelperMixin):
+        context = cpu_target.typing_context
+
+        def __init__(self, **metadata: str) -> None:
+            self.metadata = metadata
+
+    templates = [Template(), Template(target="cpu"), Template()]
+    registries = [template._get_target_registry("test") for template in templates]
+    with pytest.raises(KeyError):
+        raise_within(
+            less_work(), lambda: [each._get_target_registry("test") for each in templates] == registries
+        )
+    assert _TemplateTargetHelperMixin._get_target_registry is usual
 
 
 @pytest.mark.parametrize("collects", [True, False])

@@ -205,7 +205,11 @@ def run_frame(words: Any, table: Any, geometry: Any, dtype: int, context: int, s
 
 
 def infer(descriptor: int, context: int, status: int) -> None:
-    """The shape inference function: the same rules, with -1 for an unknown length."""
+    """The shape inference function: the same rules, with -1 for an unknown length.
+
+    TensorFlow holds the graph's lock meanwhile. In Python this function would wait for the GIL, which
+    another thread may have while it waits for the graph.
+    """
     words = frame_pointer(descriptor)
     api = frame_pointer(words[API])
     table = frame_pointer(words[TABLE])

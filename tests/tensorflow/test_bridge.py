@@ -124,6 +124,31 @@ def test_more_axes_than_there_is_room_for(ndim, shape_is_known):
         nbops.add(x, x)
 
 
+def test_threads_may_add_to_one_graph():
+    """TensorFlow asks for an op's shape while it holds the graph's lock: the answer may need no other."""
+    program = """
+        import threading
+        import tensorflow as tf
+        import nbops
+
+        graph = tf.Graph()
+
+        def add_ops():
+            with graph.as_default():
+                x = tf.compat.v1.placeholder(tf.float32, (None, 3))
+                for _ in range(100):
+                    x = nbops.add(nbops.relu(x), x)
+                assert x.shape.as_list() == [None, 3]
+
+        threads = [threading.Thread(target=add_ops) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, check=True, timeout=300)
+
+
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     x = tf.cast(tf.constant([0.1, 0.2, 0.3]), dtype)
