@@ -64,6 +64,8 @@ class Work(NamedTuple):
         What one innermost iteration takes on one core.
     divisible : bool
         Whether a single item can be shared between cores.
+    item_nanoseconds : float
+        What an item takes besides its iterations.
     """
 
     items: int
@@ -71,10 +73,11 @@ class Work(NamedTuple):
     bytes: int
     step_nanoseconds: float
     divisible: bool = True
+    item_nanoseconds: float = 0.0
 
     @property
     def serial_nanoseconds(self) -> float:
-        return self.steps * self.step_nanoseconds
+        return self.items * self.item_nanoseconds + self.steps * self.step_nanoseconds
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,12 @@ class Explanation:
         Innermost iterations of the loop.
     step_nanoseconds : float
         What one is estimated to take: the op's ``nanoseconds=``, 1 where it does not say.
+    item_nanoseconds : float
+        What each item of the batch takes besides: 0 for an elementwise op.
     microseconds : dict
         Predicted time per target, without the cost of the Python call.
     break_even_steps : int
-        Iterations from which the parallel target is chosen.
+        Iterations from which the parallel target is chosen, in items of this size.
     threading_layer : str or None
     """
 
@@ -49,6 +51,7 @@ class Explanation:
     bytes_moved: int
     steps: int
     step_nanoseconds: float
+    item_nanoseconds: float
     microseconds: dict[str, float]
     break_even_steps: int
     threading_layer: str | None
@@ -58,13 +61,14 @@ class Explanation:
         shapes = ["x".join(map(str, shape)) or "()" for shape in self.shapes]
         n_inputs = registry[self.op].n_inputs
         signature = f"{', '.join(shapes[:n_inputs])} -> {', '.join(shapes[n_inputs:])}"
+        each = f", and {self.item_nanoseconds:g} ns an item" if self.item_nanoseconds else ""
         return "\n".join(
             [
                 f"{self.op}: {signature} in {self.dtypes[-1]}",
                 f"  target      {self.decision.target} (rule: {self.decision.rule})",
                 f"  because     {self.decision.reason}",
                 f"  bytes       {self.bytes_moved:,}",
-                f"  iterations  {self.steps:,} of about {self.step_nanoseconds:g} ns; "
+                f"  iterations  {self.steps:,} of about {self.step_nanoseconds:g} ns{each}; "
                 f"parallel from {self.break_even_steps:,}",
                 f"  predicted   {times}",
                 f"  threads     {self.decision.workers} ({self.threading_layer or 'no threading layer'})",
@@ -214,12 +218,15 @@ def _explain_op(
         bytes_moved=work.bytes,
         steps=work.steps,
         step_nanoseconds=work.step_nanoseconds,
+        item_nanoseconds=work.item_nanoseconds,
         microseconds={
             "serial": dispatch.predicted_microseconds(work, 1),
             "parallel": dispatch.predicted_microseconds(work, workers),
             **({"cuda": cuda.predicted_microseconds(work)} if cuda.available() else {}),
         },
-        break_even_steps=int(limit / op.nanoseconds),
+        break_even_steps=int(
+            limit / (work.serial_nanoseconds / work.steps if work.steps else op.nanoseconds)
+        ),
         threading_layer=cpu.threading_layer(),
     )
     empty = [

@@ -240,8 +240,9 @@ def test_explain_shows_what_its_times_are_made_of() -> None:
             out[i] = x[i] * 0.5
 
     told = nbops.explain(halve, np.ones(1234))
-    assert "1,234 of about 1 ns" in str(told)
-    assert told.microseconds["serial"] == told.steps * told.step_nanoseconds / 1e3
+    assert "1,234 of about 1 ns, and 30 ns an item" in str(told)
+    assert told.microseconds["serial"] == (told.steps * told.step_nanoseconds + told.item_nanoseconds) / 1e3
+    assert "an item" not in str(nbops.explain(nbops.relu, np.ones(1234)))
     assert (
         nbops.explain(nbops.matmul, np.ones((2, 3)), np.ones((3, 4))).step_nanoseconds
         == nbops.matmul.nanoseconds
@@ -256,6 +257,18 @@ def test_explain_agrees_with_the_break_even() -> None:
         assert told.decision.target == target
         faster = min(told.microseconds, key=lambda name: told.microseconds[name])
         assert faster == target
+
+
+def test_each_row_counts() -> None:
+    """A thousand short rows take long enough, though they have few elements."""
+    rows = np.ones((1000, 3), np.float32)
+    nbops.sum(rows, axis=-1)
+    assert decision().target == "parallel"
+    told = nbops.explain(nbops.vecdot, rows, rows)
+    limit = told.break_even_steps // 3
+    for count, target in ((limit - 2, "serial"), (limit + 2, "parallel")):
+        assert nbops.explain(nbops.vecdot, rows[:count], rows[:count]).decision.target == target
+    assert nbops.explain(nbops.vecdot, rows[:0], rows[:0]).decision.target == "serial"
 
 
 def test_explain_computes_nothing() -> None:

@@ -303,6 +303,7 @@ def test_predictions() -> None:
     """At the break-even both take as long: 10 µs."""
     assert SMALL.serial_nanoseconds == 10.0
     assert Work(1, 6, 0, 1.5).serial_nanoseconds == 9.0
+    assert Work(2, 6, 0, 1.5, item_nanoseconds=30.0).serial_nanoseconds == 69.0
     assert predicted_microseconds(LARGE, 1) == 20.0
     assert predicted_microseconds(LARGE, 0) == 20.0
     assert predicted_microseconds(EDGE, 4) == pytest.approx(10.0)

@@ -42,9 +42,10 @@ __all__ = ["compile_compute", "compute_native", "infer_native"]
 
 # The descriptor's words. Behind them, one row per operand: which dtype it has, and whether it is swapped.
 API, STATE, TABLE, SLOTS, RUN, REQUEST, FAIL, PICOSECONDS, GRAIN, MESSAGE, LEADER, NUMBER = range(12)
-PLANS, PLAN, DRIVER_FAILED = range(12, 15)  # for a GPU
-LABELS, ROWS = 15, 16  # the operands of `nbops.labels`, or NO_LABELS
-OPERANDS = 17
+ITEM_NANOSECONDS = 12
+PLANS, PLAN, DRIVER_FAILED = range(13, 16)  # for a GPU
+LABELS, ROWS = 16, 17  # the operands of `nbops.labels`, or NO_LABELS
+OPERANDS = 18
 TYPE, SWAPPED, OPERAND_WIDTH = 0, 1, 2
 GENERIC = 0  # an operand of type T
 SLOT_TYPES = 16  # slots are indexed by TensorFlow's own number of T; those in use are below this
@@ -191,7 +192,7 @@ def run_frame(words: Any, table: Any, geometry: Any, dtype: int, context: int, s
     for axis in range(table[2]):
         steps *= call[0, CORE + axis]
     workers = 1
-    if steps * words[PICOSECONDS] // 1000 >= state[cpu.BREAK_EVEN]:
+    if items * words[ITEM_NANOSECONDS] + steps * words[PICOSECONDS] // 1000 >= state[cpu.BREAK_EVEN]:
         workers = state[cpu.WORKERS]
     parallel = 0
     if workers > 1 and items < workers:

@@ -26,6 +26,7 @@ from tensorflow.python.framework import _pywrap_python_op_gen as op_gen
 from tensorflow.python.framework import op_def_registry
 
 from nbops import frame
+from nbops.execution import item_nanoseconds
 from nbops.labels import WrongLabelError
 from nbops.op import Op
 from nbops.targets import cpu
@@ -162,6 +163,7 @@ def _descriptor(entry: Registered) -> np.ndarray:
     words[native.REQUEST] = address_of(_request)
     words[native.FAIL] = address_of(_fail)
     words[native.PICOSECONDS] = max(int(op.nanoseconds * 1000), 1)
+    words[native.ITEM_NANOSECONDS] = item_nanoseconds(op.signature)
     words[native.GRAIN] = 64 if op.signature.is_elementwise else 1
     words[native.MESSAGE] = message.ctypes.data
     words[native.LEADER] = op.types.inputs.index("T") if "T" in op.types.inputs else 0
