@@ -210,6 +210,7 @@ def _explain_op(
     decision = dispatch.on_its_device(device_class) if device_class else dispatch.foreseen(work, target)
     workers = dispatch._workers(dispatch.settings())
     limit = int(cpu.STATE[cpu.BREAK_EVEN])
+    a_step = work.serial_nanoseconds / work.steps if work.steps else op.nanoseconds
     explanation = Explanation(
         op=op.name,
         shapes=(*shapes, *results),
@@ -224,9 +225,7 @@ def _explain_op(
             "parallel": dispatch.predicted_microseconds(work, workers),
             **({"cuda": cuda.predicted_microseconds(work)} if cuda.available() else {}),
         },
-        break_even_steps=int(
-            limit / (work.serial_nanoseconds / work.steps if work.steps else op.nanoseconds)
-        ),
+        break_even_steps=int(limit / a_step),
         threading_layer=cpu.threading_layer(),
     )
     empty = [
