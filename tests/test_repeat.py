@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import nbops
-from nbops import dispatch
+from nbops import calibration, dispatch
 from nbops.dispatch import use
 from nbops.targets.tasks import PIECE
 
@@ -31,6 +32,25 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(dispatch, "decide", told)
     return made
+
+
+def test_calibrate_times_calls_that_go_the_short_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The long way takes longer than the loops that decide, and varies by more."""
+    monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))
+    counts = []
+
+    def times(calls: Any) -> list[float]:
+        made = ways(monkeypatch)
+        for call in calls:
+            call()
+            call()
+        counts.append(len(made))
+        return [1.0, 1.0]
+
+    monkeypatch.setattr(calibration, "_times_ns", times)
+    nbops.calibrate()
+    assert counts
+    assert set(counts) == {0}
 
 
 def test_a_call_inside_a_block_is_remembered_with_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
