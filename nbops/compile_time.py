@@ -12,7 +12,7 @@ types, writing LLVM's instructions, keeping books in between. Some of it need no
   managers. `PlainCompiler` leaves out the passes that look for them.
 - *Looking for garbage.* Compiling makes objects by the million and keeps most of them; `no_collection`.
 
-Together they take a third of the time away; see also `nbops.parts`.
+Together they take more than a quarter of the time away; see also `nbops.parts`.
 """
 
 from __future__ import annotations
