@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 
 from nbops.files import replacing
-from nbops.settings import use
+from nbops.settings import settings, use
 from nbops.targets import cpu, cuda
 
 __all__ = ["SHIPPED", "break_even", "calibrate", "file"]
@@ -78,7 +79,7 @@ def _times_ns(calls: Sequence[Callable[[], Any]], rounds: int = 51) -> list[floa
 
 def _call(target: str, op: Any, x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
     # As a keyword, the target would send the call the long way, which takes longer than many a loop.
-    with use(target):
+    with use(target, strict=False):  # a strict block looks anew at each call
         op(x, y, out=out)
 
 
@@ -87,7 +88,8 @@ def calibrate(save: bool = True) -> dict[str, Any]:
 
     Times the same elementwise sum, serial and parallel in turn, over growing sizes, and takes the serial time
     at the first size from which parallel stays ahead. Where it never does, as on a machine that is busy, the
-    figure in force stays and nothing is kept. Takes about half a second.
+    figure in force stays and nothing is kept. Nothing is measured where only one thread may run, or where
+    NUMBA_DISABLE_JIT is set. Takes about half a second.
 
     Parameters
     ----------
@@ -104,8 +106,9 @@ def calibrate(save: bool = True) -> dict[str, Any]:
 
     threads = cpu.start_threads()
     layer = cpu.launcher()
-    samples = []
-    for exponent in range(10, 23):
+    samples: list[dict[str, Any]] = []
+    alone = numba.config.DISABLE_JIT or min(threads, settings().threads or threads) <= 1
+    for exponent in () if alone else range(10, 23):
         x = np.ones(2**exponent, np.float32)
         out = np.empty_like(x)
         calls = [functools.partial(_call, target, add, x, x, out) for target in ("serial", "parallel")]
@@ -114,11 +117,10 @@ def calibrate(save: bool = True) -> dict[str, Any]:
         serial, parallel = _times_ns(calls)
         samples.append({"elements": x.size, "serial_ns": serial, "parallel_ns": parallel})
     figure = None
-    overhead = samples[0]["serial_ns"]  # the smallest call is all overhead
     for sample in reversed(samples):
         if sample["parallel_ns"] >= sample["serial_ns"]:
             break
-        figure = max(int(sample["serial_ns"] - overhead), 1)
+        figure = max(int(sample["serial_ns"] - samples[0]["serial_ns"]), 1)  # the smallest is all overhead
     if figure is None:  # no size gained: a busy machine, or one core; keep what was in force
         figure = break_even(layer, threads)
         save = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +40,10 @@ class Explanation:
         What each item of the batch takes besides: 0 for an elementwise op.
     microseconds : dict
         Predicted time per target, without the cost of the Python call.
+    items : int
+        The batch: rows, matrices, or the elements of an elementwise op.
     break_even_steps : int
-        Iterations from which the parallel target is chosen, in items of this size.
+        Iterations from which the parallel target is chosen: of one item that grows, or of a batch that does.
     threading_layer : str or None
     """
 
@@ -52,6 +55,7 @@ class Explanation:
     steps: int
     step_nanoseconds: float
     item_nanoseconds: float
+    items: int
     microseconds: dict[str, float]
     break_even_steps: int
     threading_layer: str | None
@@ -62,6 +66,7 @@ class Explanation:
         n_inputs = registry[self.op].n_inputs
         signature = f"{', '.join(shapes[:n_inputs])} -> {', '.join(shapes[n_inputs:])}"
         each = f", and {self.item_nanoseconds:g} ns an item" if self.item_nanoseconds else ""
+        so_large = " in items of this size" if self.item_nanoseconds and self.items > 1 else ""
         return "\n".join(
             [
                 f"{self.op}: {signature} in {self.dtypes[-1]}",
@@ -69,7 +74,7 @@ class Explanation:
                 f"  because     {self.decision.reason}",
                 f"  bytes       {self.bytes_moved:,}",
                 f"  iterations  {self.steps:,} of about {self.step_nanoseconds:g} ns{each}; "
-                f"parallel from {self.break_even_steps:,}",
+                f"parallel from {self.break_even_steps:,}{so_large}",
                 f"  predicted   {times}",
                 f"  threads     {self.decision.workers} ({self.threading_layer or 'no threading layer'})",
             ]
@@ -185,6 +190,14 @@ def _value(x: Any, name: str, argument: str) -> Any:
     return arrays.as_array(x, name, argument)
 
 
+def _break_even_steps(work: dispatch.Work) -> int:
+    """The iterations that take as long as the break-even, in more items of this size or in a longer item."""
+    limit = int(cpu.STATE[cpu.BREAK_EVEN])
+    if work.items > 1:
+        return math.ceil(limit * work.items / work.serial_nanoseconds) * work.steps // work.items
+    return math.ceil(max(limit - work.item_nanoseconds, 0) / work.step_nanoseconds)
+
+
 def _explain_op(
     op: Op, operands: Sequence[Any], axes: Any, target: str | None, device_class: str = ""
 ) -> tuple[Explanation, list[np.ndarray]]:
@@ -209,8 +222,6 @@ def _explain_op(
     work = execution.estimate(op, table, stand_ins)
     decision = dispatch.on_its_device(device_class) if device_class else dispatch.foreseen(work, target)
     workers = dispatch._workers(dispatch.settings())
-    limit = int(cpu.STATE[cpu.BREAK_EVEN])
-    a_step = work.serial_nanoseconds / work.steps if work.steps else op.nanoseconds
     explanation = Explanation(
         op=op.name,
         shapes=(*shapes, *results),
@@ -220,12 +231,13 @@ def _explain_op(
         steps=work.steps,
         step_nanoseconds=work.step_nanoseconds,
         item_nanoseconds=work.item_nanoseconds,
+        items=work.items,
         microseconds={
             "serial": dispatch.predicted_microseconds(work, 1),
             "parallel": dispatch.predicted_microseconds(work, workers),
             **({"cuda": cuda.predicted_microseconds(work)} if cuda.available() else {}),
         },
-        break_even_steps=int(limit / a_step),
+        break_even_steps=_break_even_steps(work),
         threading_layer=cpu.threading_layer(),
     )
     empty = [

@@ -257,6 +257,24 @@ def test_a_second_process_compiles_what_training_needs_next(run_python: Any, tmp
     assert kept[1] <= kept[0]
 
 
+def test_who_compiles_ahead_imports_no_scipy(run_python: Any, tmp_path: Path) -> None:
+    """Numba does, where it finds one, when it begins to compile; before, it asks for the version."""
+    found = tmp_path / "modules" / "scipy"
+    (found / "linalg").mkdir(parents=True)
+    (found / "__init__.py").write_text("__version__ = '1.15.0'")
+    (found / "linalg" / "__init__.py").write_text("raise SystemExit('imported')")
+    program = """
+        import sys
+        from nbops.ahead import compile_backwards
+        {}
+        from numba.core.registry import cpu_target
+        cpu_target.target_context.refresh()
+    """
+    path = os.pathsep.join([str(found.parent), str(ROOT)])
+    run_python(program.format("compile_backwards(sys.argv[0] + '.lock')"), PYTHONPATH=path)
+    run_python(program.format(""), PYTHONPATH=path, code=1)
+
+
 def test_one_process_at_a_time_compiles_ahead(tmp_path: Path) -> None:
     lock = turns.try_lock(tmp_path / "some.lock")
     assert lock is not None

@@ -16,7 +16,7 @@ from numba.core.registry import cpu_target
 from numba.core.typing.templates import _TemplateTargetHelperMixin
 
 import nbops
-from nbops import cache, compiler
+from nbops import cache, compile_time, compiler
 from nbops.compile_time import less_work, no_collection
 
 KINDS = [
@@ -80,7 +80,27 @@ def test_numbas_own_context_is_back_afterwards() -> None:
     assert "resolve_function_type" not in vars(context)
 
 
-def test_intrinsics_are_declared_where_numba_says() -> None:
+@pytest.mark.parametrize("function", [operator.add, bool, min])
+def test_numba_is_asked_once(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = cpu_target.typing_context
+    usual = context.resolve_function_type
+    asked: list[Any] = []
+
+    def counted(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return usual(*arguments)
+
+    kinds = [types.int64] if function is bool else [types.int64, types.int64]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(context), "resolve_function_type", lambda self, *rest: counted(*rest))
+        patch.setattr(compile_time, "_known", {})
+        with less_work():
+            for _ in range(3):
+                assert type_of(function, *kinds) is not None
+    assert len([arguments for arguments in asked if arguments[0].typing_key is function]) == 1
+
+
+def test_intrinsics_are_declared_where_numba_says(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = _TemplateTargetHelperMixin._get_target_registry
 
     class Template(_TemplateTargetHelperMixin):
@@ -89,12 +109,16 @@ def test_intrinsics_are_declared_where_numba_says() -> None:
         def __init__(self, **metadata: str) -> None:
             self.metadata = metadata
 
-    templates = [Template(), Template(target="cpu"), Template()]
+    templates = [Template(), Template(target="cpu"), Template()] * 2
     registries = [template._get_target_registry("test") for template in templates]
+    looked: list[int] = []
+    context = cpu_target.target_context
+    monkeypatch.setattr(context, "refresh", lambda: looked.append(1))
     with pytest.raises(KeyError):
         raise_within(
             less_work(), lambda: [each._get_target_registry("test") for each in templates] == registries
         )
+    assert len(looked) == 2  # once for each name of the target
     assert _TemplateTargetHelperMixin._get_target_registry is usual
 
 

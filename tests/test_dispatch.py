@@ -265,10 +265,20 @@ def test_each_row_counts() -> None:
     nbops.sum(rows, axis=-1)
     assert decision().target == "parallel"
     told = nbops.explain(nbops.vecdot, rows, rows)
+    assert "in items of this size" in str(told)
     limit = told.break_even_steps // 3
-    for count, target in ((limit - 2, "serial"), (limit + 2, "parallel")):
+    for count, target in ((limit - 1, "serial"), (limit, "parallel")):
         assert nbops.explain(nbops.vecdot, rows[:count], rows[:count]).decision.target == target
     assert nbops.explain(nbops.vecdot, rows[:0], rows[:0]).decision.target == "serial"
+
+
+@pytest.mark.parametrize("start", [0, 10, 1000, 100_000])
+def test_explain_tells_one_limit_for_items_of_all_sizes(start: int) -> None:
+    told = nbops.explain(nbops.vecdot, np.ones(start), np.ones(start))
+    limit = told.break_even_steps
+    assert "in items" not in str(told)
+    for size, target in ((limit - 1, "serial"), (limit, "parallel")):
+        assert nbops.explain(nbops.vecdot, np.ones(size), np.ones(size)).decision.target == target
 
 
 def test_explain_computes_nothing() -> None:
@@ -332,6 +342,24 @@ def test_a_busy_machine_teaches_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(tmp_path.iterdir())
     nbops.relu(LARGE)
     assert decision().target == "parallel"
+
+
+def test_the_second_of_two_calls_is_timed() -> None:
+    calls = []
+    times = calibration._times_ns([lambda: calls.append("a"), lambda: calls.append("b")], rounds=3)
+    assert calls == list("aabb" * 3)
+    assert len(times) == 2
+
+
+def test_one_thread_calibrates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))
+    before = int(cpu.STATE[cpu.BREAK_EVEN])
+    with nbops.use(threads=1):
+        result = nbops.calibrate()
+    assert result["samples"] == []
+    assert result["break_even_ns"] == calibration.break_even(result["layer"], result["threads"])
+    assert not list(tmp_path.iterdir())
+    cpu.STATE[cpu.BREAK_EVEN] = before
 
 
 def test_a_real_calibration_is_sensible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

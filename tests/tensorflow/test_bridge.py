@@ -20,6 +20,8 @@ tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 import nbops  # noqa: E402
 import nbops.tensorflow as bridge  # noqa: E402
+from nbops import execution  # noqa: E402
+from nbops.tensorflow import native, registered  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 only_registered = pytest.mark.skipif(
@@ -127,26 +129,33 @@ def test_more_axes_than_there_is_room_for(ndim, shape_is_known):
 def test_threads_may_add_to_one_graph():
     """TensorFlow asks for an op's shape while it holds the graph's lock: the answer may need no other."""
     program = """
-        import threading
+        from concurrent.futures import ThreadPoolExecutor
         import tensorflow as tf
         import nbops
 
         graph = tf.Graph()
 
-        def add_ops():
+        def add_ops(_):
             with graph.as_default():
                 x = tf.compat.v1.placeholder(tf.float32, (None, 3))
                 for _ in range(100):
                     x = nbops.add(nbops.relu(x), x)
                 assert x.shape.as_list() == [None, 3]
 
-        threads = [threading.Thread(target=add_ops) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(add_ops, range(8)))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, check=True, timeout=300)
+
+
+@only_registered
+def test_tensors_cost_what_arrays_cost():
+    """The kernel chooses between one core and all by the figures that the dispatcher has for arrays."""
+    for entry in registered.variants:
+        words = entry.descriptor
+        assert words[native.ITEM_NANOSECONDS] == execution.item_nanoseconds(entry.op.signature)
+        assert words[native.PICOSECONDS] == max(int(entry.op.nanoseconds * 1000), 1)
+    assert {int(entry.descriptor[native.ITEM_NANOSECONDS]) for entry in registered.variants} == {0, 30}
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
