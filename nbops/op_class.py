@@ -29,8 +29,8 @@ on_definition: list[Callable[[Op], None]] = []
 GradientRule = Callable[..., Any]
 #: For the operands' numbers of axes, the op that takes the call, or None.
 ForRanks = Callable[..., "Op | None"]
-#: The byte codes of raise and assert.
-_RAISING = {opcode.opmap["RAISE_VARARGS"], opcode.opmap["RERAISE"]}
+#: The byte code of raise and assert. RERAISE says nothing: from Python 3.12 on, each comprehension has one.
+_RAISE = opcode.opmap["RAISE_VARARGS"]
 
 
 class Op:
@@ -413,7 +413,7 @@ def _check_definition(name: str, arguments: tuple[str, ...], written: Callable[.
     taken = {"out", "axes", "axis", "target"} & set(arguments)
     if taken:
         raise ValueError(f"{name}: an input is called {min(taken)!r}, a keyword of every op; rename it")
-    if not _RAISING.isdisjoint(written.__code__.co_code[::2]):
+    if _RAISE in written.__code__.co_code[::2]:
         raise TypeError(
             f"{name}: the loop has a raise or an assert; a compiled loop can't raise: check the "
             "operands before the call, or write NaN"

@@ -135,7 +135,7 @@ def test_garbage_is_collected_again_if_it_was_before(collects: bool) -> None:
 
 
 def test_a_loop_may_have_what_helpers_may_not() -> None:
-    """Closures, array expressions and comprehensions are the user's to write."""
+    """Closures, array expressions, comprehensions and finally are the user's to write."""
 
     @nbops.op("(n)->(n)")
     def polynomial(x: Any, out: Any) -> None:
@@ -143,11 +143,15 @@ def test_a_loop_may_have_what_helpers_may_not() -> None:
             return 2 * value
 
         powers = [twice(k) for k in range(3)]
-        out[:] = powers[0] + powers[1] * x + powers[2] * x * x
+        try:
+            out[:] = powers[0] + powers[1] * x + powers[2] * x * x
+        finally:
+            out[0] = 6
 
     x = np.linspace(-1, 1, 7)
     with nbops.use(target="serial"):
-        np.testing.assert_allclose(polynomial(x), 2 * x + 4 * x * x)
+        np.testing.assert_allclose(polynomial(x)[1:], (2 * x + 4 * x * x)[1:])
+        assert polynomial(x)[0] == 6
 
 
 def third(numbers: Any) -> Any:
