@@ -38,10 +38,10 @@ class Explanation:
         What one is estimated to take: the op's ``nanoseconds=``, 1 where it does not say.
     item_nanoseconds : float
         What each item of the batch takes besides: 0 for an elementwise op.
-    microseconds : dict
-        Predicted time per target, without the cost of the Python call.
     items : int
         The batch: rows, matrices, or the elements of an elementwise op.
+    microseconds : dict
+        Predicted time per target, without the cost of the Python call.
     break_even_steps : int
         Iterations from which the parallel target is chosen: of one item that grows, or of a batch that does.
     threading_layer : str or None

@@ -353,13 +353,11 @@ def test_the_second_of_two_calls_is_timed() -> None:
 
 def test_one_thread_calibrates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))
-    before = int(cpu.STATE[cpu.BREAK_EVEN])
     with nbops.use(threads=1):
         result = nbops.calibrate()
     assert result["samples"] == []
     assert result["break_even_ns"] == calibration.break_even(result["layer"], result["threads"])
     assert not list(tmp_path.iterdir())
-    cpu.STATE[cpu.BREAK_EVEN] = before
 
 
 def test_a_real_calibration_is_sensible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
