@@ -1,7 +1,7 @@
 """What threads need from the machine: atomic words, a pause, and POSIX's mutex and condition variable.
 
 Each function is an ``@intrinsic``: one for which we write the LLVM instructions. Addresses are integers.
-All atomic operations are sequentially consistent, the order that needs no explanation.
+All atomic operations but `publish` are sequentially consistent, the order that needs no explanation.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "lock",
     "monotonic_nanoseconds",
     "pause",
+    "publish",
     "set_cores",
     "store",
     "swap_if",
@@ -58,6 +59,17 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         builder.store_atomic(arguments[1], word_at(builder, arguments[0]), ORDER, 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def publish(typingctx: Any, address: Any, value: Any) -> Any:
+    """Set the word at an address, without waiting until others see it; they see earlier stores before it."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        builder.store_atomic(arguments[1], word_at(builder, arguments[0]), "release", 8)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen

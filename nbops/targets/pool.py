@@ -1,14 +1,15 @@
 """nbops's own threads: a task's items, shared between cores, at the price of a few hundred nanoseconds.
 
-    caller    publish a job, with a *ticket* for each helper   → take chunks →   withdraw tickets, wait, go on
+    caller    publish a job, with a *ticket* for each helper   → take chunks →   take left tickets, wait, go on
     worker         … spin, then sleep …    take a ticket       → take chunks →   report, spin again
 
 Four properties are worth owning a pool for; the layers that Numba brings lack them.
 
-*Nobody waits for a thread that has not come.* The caller works too, and chunks are taken one by one. When it
-finds no more, it withdraws the tickets that nobody took. If the other cores are asleep, or busy with another
-program, the call takes as long as on one core and not longer. (A barrier waits for every thread of the team:
-with GNU OpenMP and another program on the second core, a call of 0.8 ms was seen to take 8 ms.)
+*Nobody waits for a thread that has not come.* The caller works too, and chunks are taken one by one. A
+ticket stands for a helper's first chunk; when the caller finds no other chunk, it takes the tickets that are
+left. If the other cores are asleep, or busy with another program, the call takes as long as on one core and
+not longer. (A barrier waits for every thread of the team: with GNU OpenMP and another program on the second
+core, a call of 0.8 ms was seen to take 8 ms.)
 
 *Any number of threads may call.* The first one gets the pool, the others work alone.
 
@@ -44,6 +45,7 @@ from nbops.targets.atomics import (
     lock,
     monotonic_nanoseconds,
     pause,
+    publish,
     set_cores,
     store,
     swap_if,
@@ -68,16 +70,17 @@ CHUNKS = 4
 
 # The pool's memory, in bytes. What is written often has a cache line of its own.
 LINE = 64
+# The job, in the line that idle workers look at: what brings them the ticket brings them everything.
 TICKETS = 0 * LINE  # job number << 16 | tickets that are left
-TASK, FRAME, ITEMS, CHUNK, MODE = (1 * LINE + 8 * n for n in range(5))  # the job
-NEXT = 2 * LINE  # the first item that nobody took
-FINISHED = 3 * LINE  # ticket holders that are through
-OWNED = 4 * LINE  # whether a caller has the pool
-SLEEPING = 5 * LINE  # workers that wait on the condition variable
-STOPPING = 6 * LINE
-MUTEX, CONDITION = 7 * LINE, 9 * LINE  # room for any platform's pthread_mutex_t and pthread_cond_t
-N_THREADS = 11 * LINE
-CORES = 12 * LINE  # the cores that the process may use, one bit each; then the same without one
+TASK, FRAME, ITEMS, CHUNK, SHARED, MODE = (8 * n for n in range(1, 7))  # SHARED: the first item of no ticket
+NEXT = 1 * LINE  # the first item that nobody took, of those of no ticket
+FINISHED = 2 * LINE  # ticket holders that are through, of all jobs until now
+OWNED, EXPECTED = 3 * LINE, 3 * LINE + 8  # whether a caller has the pool; what FINISHED was before its job
+SLEEPING = 4 * LINE  # workers that wait on the condition variable
+STOPPING = 5 * LINE
+MUTEX, CONDITION = 6 * LINE, 8 * LINE  # room for any platform's pthread_mutex_t and pthread_cond_t
+N_THREADS = 10 * LINE
+CORES = 11 * LINE  # the cores that the process may use, one bit each; then the same without one
 MASK_BYTES = 2 * LINE
 THREADS = CORES + 2 * MASK_BYTES
 MAX_THREADS = 1024
@@ -93,15 +96,16 @@ def pool_address() -> int:
     raise NotImplementedError
 
 
-def work(pool: int) -> None:
-    """Take chunks of the job until none is left."""
+def work(pool: int, first: int) -> None:
+    """Compute chunk number `first`, then take others until none is left."""
     task, frame = load(pool + TASK), load(pool + FRAME)
     items, chunk = load(pool + ITEMS), load(pool + CHUNK)
-    while True:
-        start = add_atomically(pool + NEXT, chunk)
-        if start >= items:
-            return
+    start = first * chunk
+    while start < items:
         call_task(task, frame, start, min(items, start + chunk))
+        if load(pool + SHARED) >= items:
+            return
+        start = add_atomically(pool + NEXT, chunk)
 
 
 def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
@@ -112,14 +116,14 @@ def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
         return
     units = (items + grain - 1) // grain
     chunk = max(1, units // (CHUNKS * workers)) * grain if units > workers else grain
-    store(pool + TASK, task)
-    store(pool + FRAME, frame)
-    store(pool + ITEMS, items)
-    store(pool + CHUNK, chunk)
-    store(pool + MODE, float_mode())
-    store(pool + NEXT, 0)
-    store(pool + FINISHED, 0)
     tickets = min(workers, units) - 1
+    publish(pool + TASK, task)
+    publish(pool + FRAME, frame)
+    publish(pool + ITEMS, items)
+    publish(pool + CHUNK, chunk)
+    publish(pool + SHARED, (tickets + 1) * chunk)
+    publish(pool + MODE, float_mode())
+    publish(pool + NEXT, (tickets + 1) * chunk)
     job = (load(pool + TICKETS) >> TICKET_BITS) + 1
     store(pool + TICKETS, (job << TICKET_BITS) | tickets)
     if load(pool + SLEEPING) != 0:
@@ -127,18 +131,22 @@ def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
         lock(pool + MUTEX)
         broadcast(pool + CONDITION)
         unlock(pool + MUTEX)
-    work(pool)
+    work(pool, 0)
+    finished = load(pool + EXPECTED) + tickets
     left = load(pool + TICKETS)
-    while swap_if(pool + TICKETS, left, job << TICKET_BITS) == 0:
+    while left & TICKET_MASK != 0:  # nobody came for these
+        if swap_if(pool + TICKETS, left, left - 1) != 0:
+            work(pool, left & TICKET_MASK)
+            finished -= 1
         left = load(pool + TICKETS)
-    taken = tickets - (left & TICKET_MASK)
     spins = 0
-    while load(pool + FINISHED) != taken:
+    while load(pool + FINISHED) != finished:
         pause()
         spins += 1
         if spins > 4096:  # its core may be running another program
             yield_core()
-    store(pool + OWNED, 0)
+    publish(pool + EXPECTED, finished)
+    publish(pool + OWNED, 0)
 
 
 def keep_off_this_core(pool: int) -> None:
@@ -178,13 +186,15 @@ def serve(pool: int) -> int:
         if tickets & TICKET_MASK != 0:
             if swap_if(pool + TICKETS, tickets, tickets - 1) != 0:
                 set_float_mode(load(pool + MODE))
-                work(pool)
+                work(pool, tickets & TICKET_MASK)
                 add_atomically(pool + FINISHED, 1)
             continue
-        idle_since = monotonic_nanoseconds()
+        idle_since, looks = monotonic_nanoseconds(), 0
         while load(pool + TICKETS) & TICKET_MASK == 0 and load(pool + STOPPING) == 0:
-            for _ in range(16):
-                pause()
+            pause()
+            looks += 1
+            if looks % 16 != 0:  # reading the clock takes longer than looking
+                continue
             idle = monotonic_nanoseconds() - idle_since
             if idle > SPIN_NANOSECONDS:
                 yield_core()
