@@ -84,8 +84,20 @@ def rest_panel(columns: int, nr: int, lanes: int) -> int:
 def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: int) -> int:
     """What a worker needs for a block of C: packed strips and panels and a tile, or some rows of sums."""
     kc = inner_block(k)
-    panels = (min(columns, NC // itemsize) + nr - 1) // nr * nr * kc
-    strips = (min(rows, MC // itemsize) + mr - 1) // mr * mr * kc
-    sums = min(FEW_ROWS * columns, SUMS)
-    size: int = (max(panels + strips + mr * nr, sums) * itemsize // LINE + 1) * LINE
+    most = MC // itemsize
+    columns_kept = min(columns, NC // itemsize) if rows > most else nr
+    panels = (columns_kept + nr - 1) // nr * nr * kc * itemsize
+    strips = (min(rows, most) + mr - 1) // mr * strip_bytes(mr, kc, itemsize)
+    sums = min(FEW_ROWS * columns, SUMS) * itemsize
+    size: int = (max(panels + strips + mr * nr * itemsize, sums) // LINE + 1) * LINE
+    return size
+
+
+@part
+def strip_bytes(mr: int, kc: int, itemsize: int) -> int:
+    """How far a packed strip of A is from the next one.
+
+    Were they whole pages apart, those that are written together would compete for the same places in a cache.
+    """
+    size: int = mr * (kc * itemsize + 16)
     return size

@@ -64,10 +64,11 @@ from nbops.tuned.gemm_arguments import (
     N,
     inner_block,
     rest_panel,
+    strip_bytes,
     whole_panels,
 )
 from nbops.tuned.gemm_finish import finish
-from nbops.tuned.gemm_packing import pack_panel, pack_panels, pack_strip
+from nbops.tuned.gemm_packing import GROUP, pack_panel, pack_panels, pack_strips
 from nbops.tuned.gemm_rows import multiply_elements, multiply_rows
 from nbops.tuned.pointers import element_pointer, item_bytes, never_inline, shift
 from nbops.tuned.prefetch import prefetch_line_to_l2, prefetch_line_to_write
@@ -84,8 +85,7 @@ from nbops.tuned.vectors import tile_columns, tile_rows, vector_lanes
 
 ELEMENT = types.float64  # `nbops.tuned.gemm_cpu` puts the dtype here
 COPY_A = 128  # with more columns than this, strips of A are packed, unless they lie well as they are
-PAGE, PAGES = 4096, 128  # rows whole pages apart compete for the same places in a cache
-GROUP = 8  # panels that are packed together
+PAGE = 4096  # rows whole pages apart compete for the same places in a cache
 
 
 @part
@@ -159,11 +159,12 @@ def to_be_packed(b: int, b_step: int, kc: int, size: int, tile: int) -> tuple[in
 
 @part
 def lies_well(arguments: Any, size: int) -> bool:
-    """Whether strips of A are read where they are."""
-    a_row, a_step = arguments[A_ROW], arguments[A_STEP]
-    in_rows = a_step == size and (a_row % PAGE != 0 or PAGED_ROWS)
-    long = inner_block(arguments[K]) * abs(a_step) > PAGES * PAGE
-    return in_rows or (a_row == size and a_step % PAGE != 0 and not long)
+    """Whether strips of A are read where they are, because their rows are contiguous.
+
+    Of a strip whose columns are contiguous, each step reads part of another cache line, and often of another
+    page.
+    """
+    return arguments[A_STEP] == size and (arguments[A_ROW] % PAGE != 0 or PAGED_ROWS)
 
 
 @part  # one function fewer to compile: half a second
@@ -180,11 +181,13 @@ def multiply_block(
     block = inner_block(k)
     strips = scratch + mr * nr * size
     most = MC // size
-    panels = strips + (min(i1 - i0, most) + mr - 1) // mr * mr * block * size
+    panels = strips + (min(i1 - i0, most) + mr - 1) // mr * strip_bytes(mr, block, size)
     copy_a = j1 - j0 > COPY_A and not lies_well(arguments, size)
     plain = c_column == size and arguments[ALPHA] == 0 and arguments[ADDEND] == 0
     plain = plain and arguments[BIAS] == 0 and arguments[RECTIFY] == 0
     whole = whole_panels(j1 - j0, nr, lanes) * nr
+    # Panels that one block of rows meets are used once: all in the same place, which stays in a near cache.
+    keep, group = (0, nr) if i1 - i0 <= most else (size, GROUP * nr)
     for p in range(0, max(k, 1), block):  # once even when k is 0: the product is then zeros
         kc = min(block, k - p)
         first, last = p == 0, p + kc == k
@@ -195,14 +198,11 @@ def multiply_block(
             strip, pitch = arguments[A] + ic * a_row + p * a_step, mr * a_row
             strip_row, strip_step = a_row, a_step
             if copy_a:
-                pitch = mr * kc * size
-                for i in range(ic, ie, mr):
-                    rows = min(mr, ie - i)
-                    target = strips + (i - ic) // mr * pitch
-                    pack_strip(element, kc, strip + (i - ic) * a_row, a_row, a_step, rows, target)
+                pitch = strip_bytes(mr, kc, size)
+                pack_strips(element, kc, strip, a_row, a_step, ie - ic, strips, pitch)
                 strip, strip_row, strip_step = strips, size, mr * size
                 if a_step == size:
-                    strip_row, strip_step = kc * size, size
+                    strip_row, strip_step = pitch // mr, size
             # Whether the rows of two strips are as far apart as those of one. If not, half of a tile that is
             # as tall as two is computed in vain, in the last panel of a wide product.
             even = pitch == mr * strip_row
@@ -211,16 +211,16 @@ def multiply_block(
             while j < j1:
                 width = nr if j - j0 < whole else rest_panel(j1 - j, nr, lanes)
                 columns = min(width, j1 - j)
-                panel, panel_step = panels + (j - j0) * kc * size, width * size
+                panel, panel_step = panels + (j - j0) * kc * keep, width * size
                 b = arguments[B] + p * b_step + j * b_column
                 if arguments[IN_PLACE] != 0 and columns == width:
                     panel, panel_step = b, b_step
                 elif ic == i0 and j - j0 >= whole:
                     pack_panel(element, kc, b, b_step, b_column, columns, width, panel)
-                elif ic == i0 and (j - j0) % (GROUP * nr) == 0:
-                    group = min(GROUP * nr, whole - (j - j0))
-                    pack_panels(element, kc, b, b_step, b_column, group, panel)
-                    coming, asked, needed = b + group * b_column, 0, 4 * group * size // LINE
+                elif ic == i0 and (j - j0) % group == 0:
+                    packed = min(group, whole - (j - j0))
+                    pack_panels(element, kc, b, b_step, b_column, packed, panel)
+                    coming, asked, needed = b + packed * b_column, 0, 4 * packed * size // LINE
                 height = tile_height(tile_width(2)) if width == lanes else mr
                 step = height if even else mr
                 for i in range(ic, ie, step):
@@ -275,13 +275,6 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
             if few and (i1 - i0 == 1 or arguments[IN_PLACE] == 0):
                 multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
             else:
-                most, alone = NC // size, 0
-                if i1 - i0 <= MC // size and lies_well(arguments, size):
-                    # Panels that one block of rows meets are used once: two at a time, they stay in a near
-                    # cache. A vector by itself would leave the processor waiting for memory.
-                    most, alone = 2 * nr, vector_lanes(like)
-                j = j0
-                while j < j1:
-                    end = j1 if j1 - j <= most + alone else j + most
+                for j in range(j0, j1, NC // size):
+                    end = min(j1, j + NC // size)
                     multiply_block(arguments, ELEMENT, i0, i1, j, end, scratch, size, nr)
-                    j = end

@@ -17,10 +17,8 @@ from typing import Any
 
 from nbops.compiler import part
 from nbops.tuned.pointers import element_pointer, get, item_bytes, never_inline, put, shift, zero_of
-from nbops.tuned.prefetch import prefetch_line_to_l2
-from nbops.tuned.streaming import LINE
-from nbops.tuned.tile import tile_lines, tile_width
 from nbops.tuned.vectors import (
+    copy_column,
     copy_row,
     copy_transposed,
     get_part,
@@ -30,7 +28,7 @@ from nbops.tuned.vectors import (
     vector_lanes,
 )
 
-AHEAD = 4  # rows of B that are asked for before they are copied
+GROUP = 8  # strips, or panels, that are packed together
 
 
 @part
@@ -66,8 +64,6 @@ def pack_panels(
     if b_column == size:
         for k in range(kc):
             for g in range(columns // nr):
-                for line in range(tile_lines(tile_width(0))):
-                    prefetch_line_to_l2(b_address + (k + AHEAD) * b_step + g * nr * size + line * LINE)
                 copy_row(shift(b, k * b_step + g * nr * size), shift(panel, (g * kc + k) * nr * size))
     else:
         for j in range(0, columns, nr):
@@ -105,18 +101,25 @@ def pack_panel(
 
 
 @part
-def pack_strip(
-    element: Any, kc: int, a_address: int, a_row: int, a_step: int, rows: int, strip_address: int
+def pack_strips(
+    element: Any, kc: int, a_address: int, a_row: int, a_step: int, rows: int, strips: int, pitch: int
 ) -> None:
-    """Copy ``rows x kc`` elements of A, to rows of kc where its rows are contiguous, or columns of mr."""
+    """Copy ``rows x kc`` elements of A to strips: rows where its rows are contiguous, or columns of mr.
+
+    Several strips at a time get their parts of a contiguous column, because one part is less than a cache
+    line, and A's next column often lies in another page.
+    """
     never_inline()
-    a, strip = element_pointer(element, a_address), element_pointer(element, strip_address)
+    a, strip = element_pointer(element, a_address), element_pointer(element, strips)
     size, mr = item_bytes(a), tile_rows()
-    if a_step == size:
-        copy_matrix(a, a_row, size, strip, kc * size, size, rows, kc)
-    elif a_row == size and rows == mr:
+    whole = rows // mr * mr if a_row == size else 0
+    for first in range(0, whole, GROUP * mr):
         for k in range(kc):
-            for i in range(mr):  # a constant, so that LLVM copies whole vectors
-                put(strip, (k * mr + i) * size, get(a, k * a_step + i * size))
-    else:
-        copy_matrix(a, a_step, a_row, strip, mr * size, size, kc, rows)
+            for i in range(first, min(whole, first + GROUP * mr), mr):
+                copy_column(shift(a, k * a_step + i * size), shift(strip, i // mr * pitch + k * mr * size))
+    for i in range(whole, rows, mr):
+        source, target, height = shift(a, i * a_row), shift(strip, i // mr * pitch), min(mr, rows - i)
+        if a_step == size:
+            copy_matrix(source, a_row, size, target, pitch // mr, size, height, kc)
+        else:
+            copy_matrix(source, a_step, a_row, target, mr * size, size, kc, height)

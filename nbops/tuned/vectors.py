@@ -264,6 +264,19 @@ def copy_row(typingctx: Any, source: Any, target: Any) -> Any:
 
 
 @intrinsic
+def copy_column(typingctx: Any, source: Any, target: Any) -> Any:
+    """Copy mr elements."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(vector_type(source.dtype).element, host_tile().mr).as_pointer()
+        value = builder.load(builder.bitcast(arguments[0], kind), align=1)
+        builder.store(value, builder.bitcast(arguments[1], kind), align=1)
+        return context.get_dummy_value()
+
+    return types.void(source, source), codegen
+
+
+@intrinsic
 def copy_transposed(
     typingctx: Any, source: Any, stride: Any, target: Any, target_stride: Any, count: Any
 ) -> Any:
