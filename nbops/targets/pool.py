@@ -1,6 +1,6 @@
 """nbops's own threads: a task's items, shared between cores, at the price of a few hundred nanoseconds.
 
-    caller    publish a job, with a *ticket* for each helper   → take chunks →   take left tickets, wait, go on
+    caller    publish a job, with a *ticket* for each helper   → take chunks →   wait for the tickets taken
     worker         … spin, then sleep …    take a ticket       → take chunks →   report, spin again
 
 Four properties are worth owning a pool for; the layers that Numba brings lack them.

@@ -49,7 +49,10 @@ KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8064, False), 1: (1040, 384, 4224, False
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 FEW_ROWS, SUMS = 4, 2048  # `multiply_rows` takes so many rows, and computes so many elements at a time
 LINE = 64  # bytes in a cache line
-SMALL = cache_bytes(1) * 3 // 4 or 16384  # a B of at most so many bytes stays in the L1 cache
+PAGE = 4096  # rows whole pages apart compete for the same places in a cache
+# A B of at most SMALL bytes stays in the L1 cache. One of at most NEAR stays in L2, and reading it from there
+# costs each strip of A a little; packing it costs as much as that for so many rows.
+SMALL, NEAR, NEAR_ROWS = cache_bytes(1) * 3 // 4 or 16384, cache_bytes(2) // 4, 512
 
 
 @part

@@ -51,6 +51,7 @@ from nbops.tuned.gemm_arguments import (
     LINE,
     MC,
     NC,
+    PAGE,
     PAGED_ROWS,
     RECTIFY,
     ROWS,
@@ -85,7 +86,6 @@ from nbops.tuned.vectors import tile_columns, tile_rows, vector_lanes
 
 ELEMENT = types.float64  # `nbops.tuned.gemm_cpu` puts the dtype here
 COPY_A = 128  # with more columns than this, strips of A are packed, unless they lie well as they are
-PAGE = 4096  # rows whole pages apart compete for the same places in a cache
 
 
 @part

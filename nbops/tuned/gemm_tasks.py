@@ -60,9 +60,12 @@ from nbops.tuned.gemm_arguments import (
     LANES,
     LINE,
     MR,
+    NEAR,
+    NEAR_ROWS,
     NR,
     ONE,
     OPERANDS,
+    PAGE,
     RECTIFY,
     ROWS,
     SCRATCH,
@@ -212,7 +215,7 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     frame = frame_pointer(words[FRAME_ADDRESS])
     workers = max(1, frame[WORKERS])
     nr = words[NR]
-    in_place = words[B_COLUMN] == words[ITEMSIZE] and words[K] * abs(words[B_STEP]) <= SMALL
+    in_place = words[B_COLUMN] == words[ITEMSIZE] and stays_near(words[K], words[B_STEP], words[M])
     words[IN_PLACE] = in_place
     rows_alone = in_place or words[K] * words[N] * words[ITEMSIZE] <= NARROW * words[M]
     grid, rows, columns = share_out(words[M], words[N], mr, nr, lanes, workers, rows_alone)
@@ -233,6 +236,13 @@ def run_batch(words: Any, start: int, stop: int) -> None:
         else:
             call_task(launcher_address(), address_of(words), words[KERNEL], workers)
     give_back(memory)
+
+
+@part
+def stays_near(k: int, b_step: int, m: int) -> bool:
+    """Whether B, with k rows, stays in a near cache without being packed."""
+    size = k * abs(b_step)
+    return size <= SMALL or (size <= NEAR and m <= NEAR_ROWS and b_step % PAGE != 0)
 
 
 @part
