@@ -65,6 +65,11 @@ def finish(
     )
     lanes = vector_lanes(sums)
     whole = columns // lanes * lanes
+    if adjacent and not (scaled or added or biased or rectified):
+        for r in range(rows):
+            for q in range(0, columns, lanes):
+                put_part(c, r * c_row + q * size, columns - q, get_vector(sums, r * sums_row + q * size))
+        return
     for r in range(rows):
         row, c_, before_ = shift(sums, r * sums_row), shift(c, r * c_row), shift(before, r * before_row)
         bias_ = shift(bias, r * bias_row)

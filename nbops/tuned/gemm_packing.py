@@ -2,7 +2,7 @@
 
 A *panel* of B (kc rows, nr columns) becomes kc rows of nr adjacent elements. The micro-kernel then reads
 memory strictly in order, whatever B's strides were. The last panels are narrower; they too are whole vectors
-wide, filled up with zeros::
+wide, filled up with what is not used::
 
       B[p:p+kc, j:j+nr]   -->   row p, row p+1, ..., row p+kc-1      (nr elements each)
 
@@ -22,6 +22,7 @@ from nbops.tuned.vectors import (
     copy_row,
     copy_transposed,
     get_part,
+    get_vector,
     put_vector,
     tile_columns,
     tile_rows,
@@ -76,12 +77,18 @@ def pack_panel(
     element: Any, kc: int, b_address: int, b_step: int, b_column: int, columns: int, width: int,
     panel_address: int,
 ) -> None:  # fmt: skip
-    """Copy ``kc x columns`` elements of B, in any layout, to rows of `width`, filled up with zeros."""
+    """Copy ``kc x columns`` elements of B, in any layout, to rows of `width`, filled up with anything."""
     never_inline()
     b, panel = element_pointer(element, b_address), element_pointer(element, panel_address)
     size, lanes = item_bytes(b), vector_lanes(b)
     if b_column == size:
-        for k in range(kc):
+        # After a short row comes more of B, so all but the last rows can be read as whole vectors.
+        beyond = (width - columns) * size
+        whole = max(0, kc - (beyond + b_step - 1) // b_step) if 0 < b_step <= width * size else 0
+        for k in range(whole):
+            for j in range(0, width, lanes):
+                put_vector(panel, (k * width + j) * size, get_vector(b, k * b_step + j * size))
+        for k in range(whole, kc):
             for j in range(0, width, lanes):
                 row = get_part(b, k * b_step + j * size, columns - j)
                 put_vector(panel, (k * width + j) * size, row)
