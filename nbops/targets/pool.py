@@ -1,15 +1,19 @@
 """nbops's own threads: a task's items, shared between cores, at the price of a few hundred nanoseconds.
 
-    caller    publish a job, with a *ticket* for each helper   → take chunks →   wait for the tickets taken
-    worker         … spin, then sleep …    take a ticket       → take chunks →   report, spin again
+    caller    publish a job, with tickets   → compute its share, chunk by chunk; help →   wait for who came
+    worker    … spin, then sleep …  take a ticket   → compute that share; help →   report, spin again
 
-Four properties are worth owning a pool for; the layers that Numba brings lack them.
+Five properties are worth owning a pool for; the layers that Numba brings lack them.
 
-*Nobody waits for a thread that has not come.* The caller works too, and chunks are taken one by one. A
-ticket stands for a helper's first chunk; when the caller finds no other chunk, it takes the tickets that are
-left. If the other cores are asleep, or busy with another program, the call takes as long as on one core and
-not longer. (A barrier waits for every thread of the team: with GNU OpenMP and another program on the second
-core, a call of 0.8 ms was seen to take 8 ms.)
+*Nobody waits for a thread that has not come.* The caller works too. A ticket stands for a share of the
+items; who is through with its own takes chunks of others that have been begun, and the caller takes the
+tickets that are left. If the other cores are asleep, or busy with another program, the call takes as long as
+on one core and not longer. (A barrier waits for every thread of the team: with GNU OpenMP and another program
+on the second core, a call of 0.8 ms was seen to take 8 ms.)
+
+*A core keeps its share.* The next op's operands are most often this one's result, and lie in the cache of the
+core that computed them. Were chunks taken by whoever comes first, relu of 64k float32 on two cores would take
+twice as long as it does, and longer than on one.
 
 *Any number of threads may call.* The first one gets the pool, the others work alone.
 
@@ -65,30 +69,31 @@ __all__ = ["available", "forget_threads", "spread_compiled", "start"]
 #: Python that computes in between comes back within 100. Between two products of a TensorFlow graph lie up to
 #: 300.
 SPIN_NANOSECONDS, SLEEP_NANOSECONDS = 200_000, 500_000
-#: Chunks per thread: enough that a core that comes late, or is slow, leaves its share to the others.
-CHUNKS = 4
+#: Chunks of a share: enough that a core that is slow leaves some of them to others. Who is through with its
+#: own share helps with the next HELPED ones.
+CHUNKS, HELPED = 4, 2
 
 # The pool's memory, in bytes. What is written often has a cache line of its own.
 LINE = 64
 # The job, in the line that idle workers look at: what brings them the ticket brings them everything.
-TICKETS = 0 * LINE  # job number << 16 | tickets that are left
-TASK, FRAME, ITEMS, CHUNK, SHARED, MODE = (8 * n for n in range(1, 7))  # SHARED: the first item of no ticket
-NEXT = 1 * LINE  # the first item that nobody took, of those of no ticket
-FINISHED = 2 * LINE  # ticket holders that are through, of all jobs until now
-OWNED, EXPECTED = 3 * LINE, 3 * LINE + 8  # whether a caller has the pool; what FINISHED was before its job
-SLEEPING = 4 * LINE  # workers that wait on the condition variable
-STOPPING = 5 * LINE
-MUTEX, CONDITION = 6 * LINE, 8 * LINE  # room for any platform's pthread_mutex_t and pthread_cond_t
-N_THREADS = 10 * LINE
-CORES = 11 * LINE  # the cores that the process may use, one bit each; then the same without one
+TICKETS = 0 * LINE  # the job's number, and how many tickets are left
+TASK, FRAME, ITEMS, SHARE, CHUNK, MODE = (8 * n for n in range(1, 7))
+FINISHED = 1 * LINE  # ticket holders that are through, of all jobs until now
+OWNED, EXPECTED = 2 * LINE, 2 * LINE + 8  # whether a caller has the pool; what FINISHED was before its job
+SLEEPING = 3 * LINE  # workers that wait on the condition variable
+STOPPING = 4 * LINE
+MUTEX, CONDITION = 5 * LINE, 7 * LINE  # room for any platform's pthread_mutex_t and pthread_cond_t
+N_THREADS = 9 * LINE
+CORES = 10 * LINE  # the cores that the process may use, one bit each; then the same without one
 MASK_BYTES = 2 * LINE
 THREADS = CORES + 2 * MASK_BYTES
 MAX_THREADS = 1024
-SIZE = THREADS + 8 * MAX_THREADS
+NEXT = THREADS + 8 * MAX_THREADS  # for each share: the job's number, and the first chunk that nobody took
+SIZE = NEXT + LINE * MAX_THREADS
 
 SYMBOL = "nbops_pool"
-TICKET_BITS = 16
-TICKET_MASK = (1 << TICKET_BITS) - 1
+JOB = 16  # the bit where a job's number begins
+COUNT = (1 << JOB) - 1  # the bits below: tickets, or chunks
 
 
 def pool_address() -> int:
@@ -96,16 +101,24 @@ def pool_address() -> int:
     raise NotImplementedError
 
 
-def work(pool: int, first: int) -> None:
-    """Compute chunk number `first`, then take others until none is left."""
-    task, frame = load(pool + TASK), load(pool + FRAME)
-    items, chunk = load(pool + ITEMS), load(pool + CHUNK)
-    start = first * chunk
-    while start < items:
-        call_task(task, frame, start, min(items, start + chunk))
-        if load(pool + SHARED) >= items:
-            return
-        start = add_atomically(pool + NEXT, chunk)
+def work(pool: int, job: int, own: int) -> None:
+    """Compute share number `own` of the job, chunk by chunk, then what is left of the next ones."""
+    task, frame, items = load(pool + TASK), load(pool + FRAME), load(pool + ITEMS)
+    share, chunk = load(pool + SHARE), load(pool + CHUNK)
+    if chunk == share:
+        call_task(task, frame, own * share, min(items, (own + 1) * share))
+        return
+    shares = (items + share - 1) // share
+    publish(pool + NEXT + own * LINE, job << JOB)
+    for other in range(own, own + min(shares, 1 + HELPED)):
+        number = other % shares
+        place, start = pool + NEXT + number * LINE, number * share
+        stop = min(items, start + share)
+        while load(place) >> JOB == job:  # somebody has begun it
+            first = start + (add_atomically(place, 1) & COUNT) * chunk
+            if first >= stop:
+                break
+            call_task(task, frame, first, min(stop, first + chunk))
 
 
 def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
@@ -115,28 +128,27 @@ def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
         call_task(task, frame, 0, items)
         return
     units = (items + grain - 1) // grain
-    chunk = max(1, units // (CHUNKS * workers)) * grain if units > workers else grain
-    tickets = min(workers, units) - 1
+    share = (units + min(workers, MAX_THREADS) - 1) // min(workers, MAX_THREADS)
+    tickets = (units + share - 1) // share - 1
     publish(pool + TASK, task)
     publish(pool + FRAME, frame)
     publish(pool + ITEMS, items)
-    publish(pool + CHUNK, chunk)
-    publish(pool + SHARED, (tickets + 1) * chunk)
+    publish(pool + SHARE, share * grain)
+    publish(pool + CHUNK, (share + CHUNKS - 1) // CHUNKS * grain)
     publish(pool + MODE, float_mode())
-    publish(pool + NEXT, (tickets + 1) * chunk)
-    job = (load(pool + TICKETS) >> TICKET_BITS) + 1
-    store(pool + TICKETS, (job << TICKET_BITS) | tickets)
+    job = (load(pool + TICKETS) >> JOB) + 1
+    store(pool + TICKETS, (job << JOB) | tickets)
     if load(pool + SLEEPING) != 0:
         keep_off_this_core(pool)
         lock(pool + MUTEX)
         broadcast(pool + CONDITION)
         unlock(pool + MUTEX)
-    work(pool, 0)
+    work(pool, job, 0)
     finished = load(pool + EXPECTED) + tickets
     left = load(pool + TICKETS)
-    while left & TICKET_MASK != 0:  # nobody came for these
+    while left & COUNT != 0:  # nobody came for these
         if swap_if(pool + TICKETS, left, left - 1) != 0:
-            work(pool, left & TICKET_MASK)
+            work(pool, job, left & COUNT)
             finished -= 1
         left = load(pool + TICKETS)
     spins = 0
@@ -183,14 +195,14 @@ def serve(pool: int) -> int:
     """What a worker does: take a ticket, work, look for the next one, sleep."""
     while load(pool + STOPPING) == 0:
         tickets = load(pool + TICKETS)
-        if tickets & TICKET_MASK != 0:
+        if tickets & COUNT != 0:
             if swap_if(pool + TICKETS, tickets, tickets - 1) != 0:
                 set_float_mode(load(pool + MODE))
-                work(pool, tickets & TICKET_MASK)
+                work(pool, tickets >> JOB, tickets & COUNT)
                 add_atomically(pool + FINISHED, 1)
             continue
         idle_since, looks = monotonic_nanoseconds(), 0
-        while load(pool + TICKETS) & TICKET_MASK == 0 and load(pool + STOPPING) == 0:
+        while load(pool + TICKETS) & COUNT == 0 and load(pool + STOPPING) == 0:
             pause()
             looks += 1
             if looks % 16 != 0:  # reading the clock takes longer than looking
@@ -201,7 +213,7 @@ def serve(pool: int) -> int:
             if idle > SLEEP_NANOSECONDS:
                 lock(pool + MUTEX)
                 add_atomically(pool + SLEEPING, 1)
-                while load(pool + TICKETS) & TICKET_MASK == 0 and load(pool + STOPPING) == 0:
+                while load(pool + TICKETS) & COUNT == 0 and load(pool + STOPPING) == 0:
                     wait(pool + CONDITION, pool + MUTEX)
                 add_atomically(pool + SLEEPING, -1)
                 unlock(pool + MUTEX)
@@ -317,4 +329,7 @@ def stop() -> None:
 def forget_threads() -> None:
     """In a child of ``fork``: there are no threads, and nobody owns the pool."""
     _threads.clear()
+    tickets = ctypes.c_int64.from_address(_memory() + TICKETS)
+    number = tickets.value & ~COUNT  # goes on: what is left of old jobs must not be taken for new ones
     ctypes.memset(_memory(), 0, MUTEX)
+    tickets.value = number

@@ -26,6 +26,7 @@ from numba.extending import intrinsic
 
 from nbops.compiler import helper
 from nbops.tuned.pointers import WORD
+from nbops.tuned.streaming import LINE
 from nbops.tuned.vectors import INDEX, broadcast
 
 __all__ = ["LANES", "fold_largest", "fold_sum", "inlined", "new_lanes"]
@@ -46,6 +47,7 @@ def new_lanes(typingctx: Any, value: Any) -> Any:
 
         element = context.get_data_type(value)
         place = cgutils.alloca_once(builder, ir.ArrayType(element, LANES))
+        place.align = LINE  # a vector across two pages of the stack made softmax take three times as long
         copies = broadcast(builder, arguments[0], ir.VectorType(element, LANES))
         builder.store(copies, builder.bitcast(place, copies.type.as_pointer()), align=1)
         array = context.make_array(result)(context, builder)
