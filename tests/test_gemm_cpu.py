@@ -21,7 +21,18 @@ from nbops.signature import Signature
 from nbops.targets import cpu
 from nbops.tuned import gemm_arguments as arguments
 from nbops.tuned import gemm_cpu, gemm_tasks
-from nbops.tuned.gemm_arguments import KC, MC, NC, inner_block, rest_panel, whole_panels
+from nbops.tuned.gemm_arguments import (
+    KC,
+    MC,
+    NC,
+    inner_block,
+    near_rows,
+    rest_panel,
+    row_block,
+    scratch_bytes,
+    strip_bytes,
+    whole_panels,
+)
 from nbops.tuned.gemm_cpu import Tasks, dense_tasks, product_tasks, weight_gradient_tasks
 from nbops.tuned.gemm_kernel import PAGE
 from nbops.tuned.gemm_tasks import share_out
@@ -109,15 +120,18 @@ def random(rng: np.random.Generator, dtype: Any, *shape: int) -> np.ndarray:
 def test_sizes_around_the_borders_of_tiles_and_blocks(dtype: str, mode: str) -> None:
     rng = np.random.default_rng(1)
     tasks, tile = product_tasks(dtype), host_tile()
-    mr, nr = tile.mr, tile.nr(np.dtype(dtype).itemsize)
-    most, wide = MC // np.dtype(dtype).itemsize, NC // np.dtype(dtype).itemsize
-    rows = [1, 2, mr - 1, mr, mr + 1, 3 * mr + 1, most, most + 1]
+    itemsize = np.dtype(dtype).itemsize
+    mr, nr, wide = tile.mr, tile.nr(itemsize), NC // itemsize
+    rows = [1, 2, mr - 1, mr, mr + 1, 3 * mr + 1, 240, 241]
     columns = [1, 2, nr // 2, nr - 1, nr, nr + 1, 2 * nr, 7 * nr + 3]
     inner = [1, 2, 15, 16, 17, KC - 1, KC, KC + 1, 2 * KC + 3]
     sizes = [(m, 19, n) for m, n in itertools.product(rows, columns)]
-    sizes += [
-        (m, k, n) for k in inner for m, n in ((1, 3 * nr + 1), (mr + 1, nr + 1), (most + 1, 1), (2, 300))
-    ]
+    sizes += [(m, k, n) for k in inner for m, n in ((1, 3 * nr + 1), (mr + 1, nr + 1), (2, 300))]
+    for k in [KC - 1, KC, KC + 1, 2 * KC + 3]:
+        most = near_rows(inner_block(k), itemsize)
+        sizes += [
+            (m, k, n) for m, n in ((most + 1, 1), (most, nr + 1), (most + 1, 9 * nr), (2 * most + 3, 2))
+        ]
     sizes += [(1, 5, wide + 99), (3, 5, wide + 1), (9, 40, wide + nr + 1), (4, 500, 1100)]
     for m, k, n in sizes:
         a, b = random(rng, dtype, m, k), random(rng, dtype, k, n)
@@ -442,8 +456,38 @@ def test_block_sizes_are_multiples_of_every_tile() -> None:
     processors = ["", "+sse2", "+avx", "+avx,+fma", "+avx,+fma,+avx512f"]
     tiles = [tile_shape("x86_64", p) for p in processors] + [tile_shape("aarch64", "")]
     for tile, itemsize in itertools.product(tiles, (4, 8)):
-        assert MC // itemsize % tile.mr == 0
         assert NC // itemsize % tile.nr(itemsize) == 0
+
+
+@pytest.mark.parametrize("mr", [4, 6, 8])
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_blocks_of_rows_stay_in_the_cache_and_are_nearly_equal(itemsize: int, mr: int) -> None:
+    for kc, rows in itertools.product([16, 128, 400, KC], [1, 16, 17, 128, 130, 1000, 5000]):
+        block = row_block(rows, kc, mr, itemsize)
+        assert block % (2 * mr) == 0
+        assert (block - 2 * mr) * kc * itemsize < MC * KC
+        blocks = -(-rows // block)
+        assert blocks == 1 or blocks * block - rows < blocks * 2 * mr
+        assert blocks <= -(-rows * kc * itemsize // (MC * KC)) + 1
+
+
+@pytest.mark.parametrize("mr", [4, 6, 8])
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_scratch_memory_is_enough_for_a_worker_with_fewer_rows(itemsize: int, mr: int) -> None:
+    """Which may have one block of rows, and so more strips, where the others have two."""
+    nr = 96 // itemsize
+    for k, columns in itertools.product([16, 128, KC, 3000], [1, nr, 5 * nr + 1]):
+        kc = inner_block(k)
+        most = near_rows(kc, itemsize)
+        for rows in (1, mr, most - 1, most, most + 1, most + 2 * mr, 2 * most + 1):
+            size = scratch_bytes(rows, k, columns, mr, nr, itemsize)
+            for fewer in (rows, rows - 1, rows - mr, rows - 3 * mr, most, most - mr):
+                if not 0 < fewer <= rows:
+                    continue
+                block = row_block(fewer, kc, mr, itemsize)
+                strips = -(-min(fewer, block) // mr) * strip_bytes(mr, kc, itemsize)
+                panels = -(-columns // nr) * nr * kc * itemsize if fewer > block else nr * kc * itemsize
+                assert mr * nr * itemsize + strips + panels <= size, (k, columns, rows, fewer)
 
 
 def test_unsupported() -> None:

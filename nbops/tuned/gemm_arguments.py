@@ -39,9 +39,9 @@ ARGUMENTS = 41
 
 # Block sizes, by the megabytes of the L2 cache: KC in elements, MC and NC in bytes (an MC of 768 is 192 rows
 # of float32, or 96 of float64), and whether A is read where it lies even if its rows are whole pages apart.
-# NC is a multiple of every nr, MC's rows of every mr. The longer KC, the less often C is read and written; MC
-# rows and two panels of that length must fit in the L2 cache. KC x NC is each worker's part of the L3 cache:
-# 8 MB where a core has 2 MB of L2, and other caches to match, took 0.95 to 0.99 of the time of 4 MB for a
+# NC is a multiple of every nr. The longer KC, the less often C is read and written; MC rows and two panels of
+# that length must fit in the L2 cache (see `row_block`). KC x NC is each worker's part of the L3 cache: 8 MB
+# where a core has 2 MB of L2, and other caches to match, took 0.95 to 0.99 of the time of 4 MB for a
 # product of 2048, because A is read half as often; where cores share a smaller L3 cache, a tenth more.
 KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8064, False), 1: (1040, 384, 4224, False)}.get(
     cache_bytes(2) >> 20, (1040, 960, 8256, True)
@@ -66,6 +66,20 @@ def inner_block(k: int) -> int:
 
 
 @part
+def near_rows(kc: int, itemsize: int) -> int:
+    """How many rows of A, of `kc` columns, stay in the L2 cache: MC bytes of KC columns, more of fewer."""
+    return MC * KC // (kc * itemsize)
+
+
+@part
+def row_block(rows: int, kc: int, mr: int, itemsize: int) -> int:
+    """How many rows of A are multiplied before the next ones: all, or blocks that are nearly equal."""
+    most = near_rows(kc, itemsize)
+    blocks = max(1, (rows + most - 1) // most)
+    return ((rows + blocks - 1) // blocks + 2 * mr - 1) // (2 * mr) * 2 * mr
+
+
+@part
 def whole_panels(columns: int, nr: int, lanes: int) -> int:
     """How many panels of nr columns are cut from so many columns, before those of `rest_panel`.
 
@@ -85,12 +99,15 @@ def rest_panel(columns: int, nr: int, lanes: int) -> int:
 
 @part
 def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: int) -> int:
-    """What a worker needs for a block of C: packed strips and panels and a tile, or some rows of sums."""
+    """What a worker needs for a block of C: packed strips and panels and a tile, or some rows of sums.
+
+    Enough for fewer rows, too, as the last worker may have: they can make one block where `rows` make two.
+    """
     kc = inner_block(k)
-    most = MC // itemsize
+    most = near_rows(kc, itemsize)
     columns_kept = min(columns, NC // itemsize) if rows > most else nr
     panels = (columns_kept + nr - 1) // nr * nr * kc * itemsize
-    strips = (min(rows, most) + mr - 1) // mr * strip_bytes(mr, kc, itemsize)
+    strips = (min(rows, most + 2 * mr) + mr - 1) // mr * strip_bytes(mr, kc, itemsize)
     sums = min(FEW_ROWS * columns, SUMS) * itemsize
     size: int = (max(panels + strips + mr * nr * itemsize, sums) // LINE + 1) * LINE
     return size

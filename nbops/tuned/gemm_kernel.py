@@ -49,7 +49,6 @@ from nbops.tuned.gemm_arguments import (
     GRID,
     IN_PLACE,
     LINE,
-    MC,
     NC,
     PAGE,
     PAGED_ROWS,
@@ -65,6 +64,7 @@ from nbops.tuned.gemm_arguments import (
     N,
     inner_block,
     rest_panel,
+    row_block,
     strip_bytes,
     whole_panels,
 )
@@ -180,7 +180,7 @@ def multiply_block(
     lanes = vector_lanes(sums)
     block = inner_block(k)
     strips = scratch + mr * nr * size
-    most = MC // size
+    most = row_block(i1 - i0, block, mr, size)
     panels = strips + (min(i1 - i0, most) + mr - 1) // mr * strip_bytes(mr, block, size)
     copy_a = j1 - j0 > COPY_A and not lies_well(arguments, size)
     plain = c_column == size and arguments[ALPHA] == 0 and arguments[ADDEND] == 0
