@@ -69,8 +69,8 @@ def inner_block(k: int) -> int:
 def near_rows(kc: int, itemsize: int) -> int:
     """How many rows of A, of `kc` columns, make a block.
 
-    As many as stay in the L2 cache: MC bytes of KC columns, more of fewer. But no more than MC is for float32:
-    an update of weights of 784 x 512 took 1.1 times as long in one block as in blocks of 240.
+    As many as stay in the L2 cache: MC bytes of KC columns, more of fewer. But no more than MC is for
+    float32: an update of weights of 784 x 512 took 1.1 times as long in one block as in blocks of 240.
     """
     return min(MC // 4, MC * KC // (kc * itemsize))
 
