@@ -103,6 +103,7 @@ def calibrate(save: bool = True) -> dict[str, Any]:
         a machine with a usable GPU, under ``cuda`` its figures; see `nbops.targets.cuda.costs`.
     """
     from nbops.ops.elementwise import add
+    from nbops.remember import forget_all
 
     threads = cpu.start_threads()
     layer = cpu.launcher()
@@ -131,6 +132,7 @@ def calibrate(save: bool = True) -> dict[str, Any]:
         "samples": samples,
     }
     cpu.STATE[cpu.BREAK_EVEN] = figure
+    forget_all()  # calls that were decided by another figure
     if save:
         keep(_key(layer, threads), result)
     if cuda.available():

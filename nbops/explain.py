@@ -44,7 +44,8 @@ class Explanation:
         Predicted time per target, without the cost of the Python call.
     break_even_steps : int
         Iterations from which the parallel target is chosen: of one item that grows, or of a batch that does.
-    threading_layer : str or None
+    launcher : str or None
+        What shares the work between cores: nbops's own ``"pool"``, a threading layer of Numba's, or nothing.
     """
 
     op: str
@@ -58,7 +59,7 @@ class Explanation:
     items: int
     microseconds: dict[str, float]
     break_even_steps: int
-    threading_layer: str | None
+    launcher: str | None
 
     def __str__(self) -> str:
         times = ", ".join(f"{target} {duration(time * 1e3)}" for target, time in self.microseconds.items())
@@ -76,7 +77,7 @@ class Explanation:
                 f"  iterations  {self.steps:,} of about {self.step_nanoseconds:g} ns{each}; "
                 f"parallel from {self.break_even_steps:,}{so_large}",
                 f"  predicted   {times}",
-                f"  threads     {self.decision.workers} ({self.threading_layer or 'no threading layer'})",
+                f"  threads     {self.decision.workers} ({self.launcher or 'no threading layer'})",
             ]
         )
 
@@ -238,7 +239,7 @@ def _explain_op(
             **({"cuda": cuda.predicted_microseconds(work)} if cuda.available() else {}),
         },
         break_even_steps=_break_even_steps(work),
-        threading_layer=cpu.threading_layer(),
+        launcher=cpu.launcher(),
     )
     empty = [
         np.broadcast_to(np.zeros((), dtype), shape)

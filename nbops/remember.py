@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,9 @@ from nbops.targets import cpu
 if TYPE_CHECKING:
     from nbops.op import Op
 
-__all__ = ["ShortWay", "remember"]
+__all__ = ["ShortWay", "forget_all", "remember"]
+
+_short_ways: weakref.WeakSet[ShortWay] = weakref.WeakSet()
 
 
 class _MethodDefinition(ctypes.Structure):
@@ -63,6 +66,7 @@ class ShortWay:
         self._out_name = sys.intern("out")
         self._long_way = op.call_any_way
         self._records: list[tuple[np.ndarray, Any]] = []
+        self._left_in_use: list[tuple[np.ndarray, Any]] = []
         self._oldest = 0
         self._words[:RECORDS] = (
             addresses().ctypes.data,
@@ -82,6 +86,7 @@ class ShortWay:
         new = ctypes.pythonapi.PyCFunction_NewEx
         new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
         self.call = new(ctypes.addressof(self._definition), self._words, None)
+        _short_ways.add(self)
 
     def add(self, record: np.ndarray, keep: Any) -> None:
         """Remember a call; the oldest one is forgotten when there are too many."""
@@ -96,6 +101,18 @@ class ShortWay:
             self._records[place] = (record, keep)
         self._words[RECORDS + place] = record.ctypes.data
         self._words[COUNT] = len(self._records)
+
+    def forget(self) -> None:
+        """Remember no call. The records that other threads are in stay, where no new call finds them."""
+        self._words[COUNT] = 0
+        self._left_in_use = [kept for kept in self._records if kept[0][BUSY]]
+        self._records, self._oldest = [], 0
+
+
+def forget_all() -> None:
+    """Let every op decide anew, because what decisions rest on has changed."""
+    for short_way in list(_short_ways):
+        short_way.forget()
 
 
 def remember(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import nbops
-from nbops import calibration, dispatch
+from nbops import calibration, dispatch, remember
 from nbops.dispatch import use
+from nbops.repeat import BUSY, COUNT
 from nbops.targets import cpu
 from nbops.targets.tasks import PIECE
 
@@ -55,6 +56,45 @@ def test_calibrate_times_calls_that_go_the_short_way(monkeypatch: pytest.MonkeyP
         nbops.calibrate()
     assert counts
     assert set(counts) == {0}
+
+
+def test_calibrate_reaches_the_calls_that_are_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if cpu.start_threads() < 2:
+        pytest.skip("one core: everything is serial")
+    monkeypatch.setenv("NBOPS_CACHE_DIR", str(tmp_path))
+    before = int(cpu.STATE[cpu.BREAK_EVEN])
+    x = np.ones(4096, np.float32)
+    try:
+        for figures, target in ((1e6, 2e6), "serial"), ((3.0, 2.0), "parallel"), ((1e6, 2e6), "serial"):
+            later = iter([(1.0, 2.0), figures])
+            monkeypatch.setattr(calibration, "_times_ns", lambda calls, later=later: next(later, (9e9, 1.0)))
+            nbops.calibrate(save=False)
+            for _ in range(3):
+                nbops.add(x, x)
+                assert nbops.last_decision().target == target
+    finally:
+        cpu.STATE[cpu.BREAK_EVEN] = before
+        remember.forget_all()
+
+
+def test_a_record_that_a_thread_is_in_outlives_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.ones(100, np.float32)
+    nbops.relu(x)
+    short_way = nbops.relu.short_way
+    kept = short_way._records[0]
+    kept[0][BUSY] = 1
+    try:
+        remember.forget_all()
+        assert short_way._left_in_use == [kept]
+        assert short_way._words[COUNT] == 0
+    finally:
+        kept[0][BUSY] = 0
+    made = ways(monkeypatch)
+    nbops.relu(x)
+    nbops.relu(x)
+    assert len(made) == 1
 
 
 def test_a_call_inside_a_block_is_remembered_with_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
