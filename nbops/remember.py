@@ -105,7 +105,7 @@ class ShortWay:
     def forget(self) -> None:
         """Remember no call. The records that other threads are in stay, where no new call finds them."""
         self._words[COUNT] = 0
-        self._left_in_use = [kept for kept in self._records if kept[0][BUSY]]
+        self._left_in_use = [kept for kept in self._left_in_use + self._records if kept[0][BUSY]]
         self._records, self._oldest = [], 0
 
 

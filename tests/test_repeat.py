@@ -89,6 +89,8 @@ def test_a_record_that_a_thread_is_in_outlives_the_others(monkeypatch: pytest.Mo
         remember.forget_all()
         assert short_way._left_in_use == [kept]
         assert short_way._words[COUNT] == 0
+        remember.forget_all()
+        assert short_way._left_in_use == [kept], "forgotten the second time"
     finally:
         kept[0][BUSY] = 0
     made = ways(monkeypatch)

@@ -67,8 +67,11 @@ def finish(
     whole = columns // lanes * lanes
     if adjacent and not (scaled or added or biased or rectified):
         for r in range(rows):
-            for q in range(0, columns, lanes):
-                put_part(c, r * c_row + q * size, columns - q, get_vector(sums, r * sums_row + q * size))
+            for q in range(0, whole, lanes):
+                put_vector(c, r * c_row + q * size, get_vector(sums, r * sums_row + q * size))
+            if whole < columns:
+                rest = get_part(sums, r * sums_row + whole * size, columns - whole)
+                put_part(c, r * c_row + whole * size, columns - whole, rest)
         return
     for r in range(rows):
         row, c_, before_ = shift(sums, r * sums_row), shift(c, r * c_row), shift(before, r * before_row)

@@ -77,12 +77,16 @@ def pack_panel(
     element: Any, kc: int, b_address: int, b_step: int, b_column: int, columns: int, width: int,
     panel_address: int,
 ) -> None:  # fmt: skip
-    """Copy ``kc x columns`` elements of B, in any layout, to rows of `width`, filled up with anything."""
+    """Copy ``kc x columns`` elements of B, in any layout, to rows of `width`.
+
+    What fills them up is zeros, or more of B.
+    """
     never_inline()
     b, panel = element_pointer(element, b_address), element_pointer(element, panel_address)
     size, lanes = item_bytes(b), vector_lanes(b)
     if b_column == size:
-        # After a short row comes more of B, so all but the last rows can be read as whole vectors.
+        # After a short row comes more of B, so all but the last rows can be read as whole vectors. What lies
+        # between two rows may be read too: less than a page, it has no page of its own that could be missing.
         beyond = (width - columns) * size
         whole = max(0, kc - (beyond + b_step - 1) // b_step) if 0 < b_step <= width * size else 0
         for k in range(whole):
@@ -119,7 +123,7 @@ def pack_strips(
     never_inline()
     a, strip = element_pointer(element, a_address), element_pointer(element, strips)
     size, mr = item_bytes(a), tile_rows()
-    whole = rows // mr * mr if a_row == size else 0
+    whole = rows // mr * mr if a_row == size and a_step != size else 0
     for first in range(0, whole, GROUP * mr):
         for k in range(kc):
             for i in range(first, min(whole, first + GROUP * mr), mr):
