@@ -25,6 +25,7 @@ from nbops.tuned.gemm_arguments import (
     KC,
     MC,
     NC,
+    PAGE,
     inner_block,
     near_rows,
     rest_panel,
@@ -34,7 +35,6 @@ from nbops.tuned.gemm_arguments import (
     whole_panels,
 )
 from nbops.tuned.gemm_cpu import Tasks, dense_tasks, product_tasks, weight_gradient_tasks
-from nbops.tuned.gemm_kernel import PAGE
 from nbops.tuned.gemm_tasks import share_out
 from nbops.tuned.vectors import host_tile, tile_shape
 from nbops.turns import TakenError
@@ -122,7 +122,8 @@ def test_sizes_around_the_borders_of_tiles_and_blocks(dtype: str, mode: str) -> 
     tasks, tile = product_tasks(dtype), host_tile()
     itemsize = np.dtype(dtype).itemsize
     mr, nr, wide = tile.mr, tile.nr(itemsize), NC // itemsize
-    rows = [1, 2, mr - 1, mr, mr + 1, 3 * mr + 1, 240, 241]
+    most = near_rows(inner_block(19), itemsize)
+    rows = [1, 2, mr - 1, mr, mr + 1, 3 * mr + 1, most, most + 1]
     columns = [1, 2, nr // 2, nr - 1, nr, nr + 1, 2 * nr, 7 * nr + 3]
     inner = [1, 2, 15, 16, 17, KC - 1, KC, KC + 1, 2 * KC + 3]
     sizes = [(m, 19, n) for m, n in itertools.product(rows, columns)]

@@ -13,7 +13,7 @@ program on the second core, a call of 0.8 ms was seen to take 8 ms.)
 
 *A core keeps its share.* The next op's operands are most often this one's result, and lie in the cache of the
 core that computed them. Were chunks taken by whoever comes first, relu of 64k float32 on two cores would take
-twice as long as it does, and longer than on one.
+1.3 to 2 times as long as it does, and often longer than on one.
 
 *Any number of threads may call.* The first one gets the pool, the others work alone.
 
@@ -128,7 +128,8 @@ def spread(task: int, frame: int, items: int, workers: int, grain: int) -> None:
         call_task(task, frame, 0, items)
         return
     units = (items + grain - 1) // grain
-    share = (units + min(workers, MAX_THREADS) - 1) // min(workers, MAX_THREADS)
+    workers = min(workers, MAX_THREADS)
+    share = (units + workers - 1) // workers
     tickets = (units + share - 1) // share - 1
     publish(pool + TASK, task)
     publish(pool + FRAME, frame)
