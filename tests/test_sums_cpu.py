@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import nbops
+from nbops.tuned.streaming import CACHE_BYTES
 from nbops.tuned.sums_cpu import BLOCK
 
 LENGTHS = [0, 1, 63, 64, 65, 1000, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 77]
@@ -34,7 +35,8 @@ def test_float32_keeps_what_a_float32_total_would_lose() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.uint8])
 def test_threads_change_no_bit(dtype: Any, rng: np.random.Generator) -> None:
-    for length in (1, 1000, BLOCK + 5, 20 * BLOCK + 77):
+    in_memory = CACHE_BYTES // np.dtype(dtype).itemsize + 77
+    for length in (1, 1000, BLOCK + 5, 20 * BLOCK + 77, in_memory):
         x, y = (rng.uniform(0, 100, length).astype(dtype) for _ in range(2))
         with nbops.use("serial"):
             expected = nbops.sum(x), nbops.vecdot(x, y)

@@ -26,6 +26,7 @@ from nbops.kernel import Dtypes, Kernel
 from nbops.targets import cpu
 from nbops.targets.tasks import TASK, call_task, compile_task, frame_pointer, operands_intrinsic
 from nbops.tuned.pointers import address_of, element_pointer
+from nbops.tuned.streaming import CACHE_BYTES
 from nbops.tuned.sums_cpu import BLOCK, wide
 
 __all__ = ["BlockTasks", "block_tasks"]
@@ -69,8 +70,9 @@ def reduce_one(words: Any, start: int, stop: int) -> None:
     """Reduce the blocks start to stop of the one input."""
     x = operands(frame_pointer(words[FRAME]), words[ITEM], 0, 0)[0]
     partial = element_pointer(ELEMENT, words[PARTIAL])
+    from_memory = x.shape[0] * x.itemsize > CACHE_BYTES
     for b in range(start, stop):
-        partial[b] = reduce_block(x[b * BLOCK : (b + 1) * BLOCK])
+        partial[b] = reduce_block(x[b * BLOCK : (b + 1) * BLOCK], from_memory)
 
 
 def reduce_two(words: Any, start: int, stop: int) -> None:
@@ -78,8 +80,10 @@ def reduce_two(words: Any, start: int, stop: int) -> None:
     arrays = operands(frame_pointer(words[FRAME]), words[ITEM], 0, 0)
     x, y = arrays[0], arrays[1]
     partial = element_pointer(ELEMENT, words[PARTIAL])
+    from_memory = x.shape[0] * x.itemsize > CACHE_BYTES
     for b in range(start, stop):
-        partial[b] = reduce_block(x[b * BLOCK : (b + 1) * BLOCK], y[b * BLOCK : (b + 1) * BLOCK])
+        first, last = b * BLOCK, (b + 1) * BLOCK
+        partial[b] = reduce_block(x[first:last], y[first:last], from_memory)
 
 
 def reduce_rows(frame: Any, start: int, stop: int) -> None:

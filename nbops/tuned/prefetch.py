@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from nbops.tuned.pointers import BYTE, WORD
 from nbops.tuned.streaming import LINE
 
-__all__ = ["prefetch", "prefetch_line_to_l2", "prefetch_line_to_write", "prefetch_to_write"]
+__all__ = ["prefetch", "prefetch_line_to_l2", "prefetch_line_to_write", "prefetch_to_l2", "prefetch_to_write"]
 
 
 def emit_prefetch(builder: Any, pointer: Any, write: bool, level: int) -> None:
@@ -33,14 +33,14 @@ def emit_prefetch(builder: Any, pointer: Any, write: bool, level: int) -> None:
     builder.call(ask, [pointer, flag(int(write)), keep, data])
 
 
-def _asking(doc: str, write: bool) -> Any:
+def _asking(doc: str, write: bool, level: int = 1) -> Any:
     def ask(typingctx: Any, array: Any, size: Any, distance: Any) -> Any:
         def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
             array_, size_, distance_ = arguments
             data = context.make_array(array)(context, builder, array_).data
             start = builder.gep(builder.bitcast(data, BYTE.as_pointer()), [distance_])
             with cgutils.for_range_slice(builder, WORD(0), size_, WORD(LINE)) as (offset, _):
-                emit_prefetch(builder, builder.gep(start, [offset]), write, level=1)
+                emit_prefetch(builder, builder.gep(start, [offset]), write, level)
             return context.get_dummy_value()
 
         return types.void(array, types.int64, types.int64), codegen
@@ -52,6 +52,7 @@ def _asking(doc: str, write: bool) -> Any:
 prefetch = _asking(
     "Ask for `size` bytes, from `distance` bytes after an array's first element on.", write=False
 )
+prefetch_to_l2 = _asking("The same, only as far as the L2 cache.", write=False, level=2)
 prefetch_to_write = _asking("The same for memory that will be written.", write=True)
 
 

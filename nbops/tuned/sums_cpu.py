@@ -12,12 +12,14 @@ import numpy as np
 from numba import types
 
 from nbops.tuned.lanes import LANES, fold_sum, new_lanes
-from nbops.tuned.prefetch import prefetch
+from nbops.tuned.prefetch import prefetch, prefetch_to_l2
 from nbops.tuned.twins import compiled_as
 
 __all__ = ["BLOCK", "block_dot", "block_sum", "wide"]
 
-AHEAD = 2048  # bytes: how early memory is asked for; 1 to 8 KB are as fast, and 0 is slower
+#: How far ahead, in bytes, memory is asked for. A core can ask its L1 cache for a dozen lines at a time; what
+#: comes from memory is asked for earlier in L2, which has room for more requests.
+NEAR, FAR = 2048, 8192
 BLOCK = 32768  # elements; larger rows are shared between cores in such blocks
 
 
@@ -35,13 +37,15 @@ def wide(x: Any) -> Any:
     return np.float64(x) if type(x) is np.float32 else x
 
 
-def block_sum(x: Any) -> Any:
-    """``Σ x[i]``."""
+def block_sum(x: Any, from_memory: bool = False) -> Any:
+    """``Σ x[i]``; `from_memory` where x is part of more than the caches hold."""
     totals = new_lanes(wide(x.dtype.type(0)))
     whole = x.shape[0] // LANES * LANES
     for start in range(0, whole, LANES):
         block = x[start : start + LANES]
-        prefetch(block, LANES * x.itemsize, AHEAD)
+        prefetch(block, LANES * x.itemsize, NEAR)
+        if from_memory:
+            prefetch_to_l2(block, LANES * x.itemsize, FAR)
         for j in range(LANES):
             totals[j] += block[j]
     rest = x[whole:]
@@ -50,14 +54,17 @@ def block_sum(x: Any) -> Any:
     return fold_sum(totals)
 
 
-def block_dot(x: Any, y: Any) -> Any:
-    """``Σ x[i] y[i]``."""
+def block_dot(x: Any, y: Any, from_memory: bool = False) -> Any:
+    """``Σ x[i] y[i]``; `from_memory` where x and y are parts of more than the caches hold."""
     totals = new_lanes(wide(x.dtype.type(0)))
     whole = x.shape[0] // LANES * LANES
     for start in range(0, whole, LANES):
         a, b = x[start : start + LANES], y[start : start + LANES]
-        prefetch(a, LANES * x.itemsize, AHEAD)
-        prefetch(b, LANES * x.itemsize, AHEAD)
+        prefetch(a, LANES * x.itemsize, NEAR)
+        prefetch(b, LANES * x.itemsize, NEAR)
+        if from_memory:
+            prefetch_to_l2(a, LANES * x.itemsize, FAR)
+            prefetch_to_l2(b, LANES * x.itemsize, FAR)
         for j in range(LANES):
             totals[j] += wide(a[j]) * wide(b[j])
     a, b = x[whole:], y[whole:]
