@@ -43,8 +43,8 @@ ARGUMENTS = 41
 # that length must fit in the L2 cache (see `row_block`). KC x NC is each worker's part of the L3 cache: 8 MB
 # where a core has 2 MB of L2, and other caches to match, took 0.95 to 0.99 of the time of 4 MB for a
 # product of 2048, because A is read half as often; where cores share a smaller L3 cache, a tenth more.
-KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8064, False), 1: (1040, 384, 4224, False)}.get(
-    cache_bytes(2) >> 20, (1040, 960, 8256, True)
+KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8448, False), 1: (1040, 384, 4608, False)}.get(
+    cache_bytes(2) >> 20, (1040, 960, 8448, True)
 )
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 FEW_ROWS, SUMS = 4, 2048  # `multiply_rows` takes so many rows, and computes so many elements at a time

@@ -96,8 +96,8 @@ def multiply_tile(
 ) -> None:  # fmt: skip
     """The micro-kernel: write a strip of A times a panel of B to the tile at `sums`.
 
-    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second); for a tile of
-    one vector it has twice the rows. Meanwhile the loops ask for memory: for what lies `ahead`, `pace` bytes
+    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second); a tile of half
+    the width has twice the rows. Meanwhile the loops ask for memory: for what lies `ahead`, `pace` bytes
     further every four steps, and in the first steps for the tile's lines of C and of `before`. `finish` would
     have to wait for every row; all at once, they would keep the loop waiting.
     """
@@ -221,7 +221,7 @@ def multiply_block(
                     packed = min(group, whole - (j - j0))
                     pack_panels(element, kc, b, b_step, b_column, packed, panel)
                     coming, asked, needed = b + packed * b_column, 0, 4 * packed * size // LINE
-                height = tile_height(tile_width(2)) if width == lanes else mr
+                height = tile_height(tile_width(3)) if 2 * width <= nr else mr
                 step = height if even else mr
                 for i in range(ic, ie, step):
                     rows, a = min(step, ie - i), strip + (i - ic) // mr * pitch
@@ -248,9 +248,14 @@ def multiply_block(
                             tile_width(1), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
                             ahead, onwards, target, row, c, c_row, before, before_row,
                         )  # fmt: skip
-                    else:
+                    elif width + 2 * lanes == nr:
                         multiply_tile(
                             tile_width(2), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
+                            ahead, onwards, target, row, c, c_row, before, before_row,
+                        )  # fmt: skip
+                    else:
+                        multiply_tile(
+                            tile_width(3), element, kc, a, strip_row, strip_step, rows, panel, panel_step,
                             ahead, onwards, target, row, c, c_row, before, before_row,
                         )  # fmt: skip
                     if not direct:

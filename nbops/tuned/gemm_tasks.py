@@ -278,7 +278,7 @@ def share_out(
 ) -> tuple[int, int, int]:
     """GRID, ROWS and COLUMNS of the argument block, for an m x n product; `rows_alone` where that is even."""
     strips = (m + mr - 1) // mr
-    even = strips % workers == 0 or strips >= 8 * workers
+    even = strips % workers == 0 or strips >= 5 * workers
     tall = m > n and strips >= TALL * workers
     grid = 1 if (rows_alone and even) or tall else grid_columns(strips, (n + nr - 1) // nr, workers)
     return grid, share(m, workers // grid, mr), share(n, grid, lanes)

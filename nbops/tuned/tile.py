@@ -12,10 +12,11 @@ elements of C at once. Step k adds the outer product of a column of A and a row 
 
 That loads ``mr + nr`` numbers for ``mr * nr`` multiply-adds. The larger the tile the better, until it no
 longer fits: ``mr * vectors`` accumulators, `vectors` vectors of B and one broadcast element of A must fit
-into the 16 or 32 vector registers. A tile of one vector has twice the rows, because mr multiply-adds that do
-not wait for one another are too few. (In the literature: Goto & van de Geijn, *Anatomy of High-Performance
-Matrix Multiplication*, 2008; Van Zee & van de Geijn, *BLIS: A Framework for Rapidly Instantiating BLAS
-Functionality*, 2015, whose names mr, nr, kc, mc and nc this package uses.)
+into the 16 or 32 vector registers. Of the shapes that fit, the one with the fewest loads is best, because
+loads are what a core has least to spare of. A tile of half the width has twice the rows, because there would
+be too few multiply-adds that do not wait for one another. (In the literature: Goto & van de Geijn, *Anatomy of
+High-Performance Matrix Multiplication*, 2008; Van Zee & van de Geijn, *BLIS: A Framework for Rapidly
+Instantiating BLAS Functionality*, 2015, whose names mr, nr, kc, mc and nc this package uses.)
 
 Numba has no vector type, so this file adds what the micro-kernel's plain Python loop needs: a `Tile`
 value and the operations on it. Each is an ``@intrinsic``, a function for which we write the LLVM

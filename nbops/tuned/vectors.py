@@ -44,19 +44,19 @@ class TileShape(NamedTuple):
         return self.vectors * self.vector_bytes // itemsize
 
     def rows(self, vectors: int) -> int:
-        """Rows of a tile of so many vectors: twice mr where it is one, to have enough additions under way.
+        """Rows of a tile of so many vectors: twice mr in half the width, to have enough additions under way.
 
         Not with NEON, where LLVM would keep elements of A in memory; see `tile_shape`.
         """
-        return 2 * self.mr if vectors == 1 and self.vector_bytes > 16 else self.mr
+        return 2 * self.mr if 2 * vectors <= self.vectors and self.vector_bytes > 16 else self.mr
 
 
 def tile_shape(triple: str, features: str) -> TileShape:
     """The tile for a processor, by LLVM's name of the target and its list of features."""
     has = set(features.split(","))
     fused = "+fma" in has
-    if "+avx512f" in has:  # 32 registers: 24 accumulators, 3 of B, 1 of A
-        return TileShape(64, 8, 3, True)
+    if "+avx512f" in has:  # 32 registers: 24 accumulators, 4 of B, 1 of A; 10 loads for 24 multiply-adds
+        return TileShape(64, 6, 4, True)
     if "+avx" in has and fused:  # 16 registers: 12 accumulators, 3 of B, 1 of A
         return TileShape(32, 4, 3, True)
     if "+avx" in has:  # an unfused product needs registers of its own
