@@ -73,12 +73,16 @@ def by_workload(report: Report | None) -> str:
         time = duration(ours["p10_ns"]) if "p10_ns" in ours else ""
         best = workload["best"]
         if best is None:
-            rows.append((workload["name"], time, "", "", f"no ratio: {workload['refused']}"))
+            rows.append((workload["name"], time, "", "", "", "", f"no ratio: {workload['refused']}"))
             continue
         peers = dict.fromkeys(best[key]["peer"] for key in ("p10", "median"))
         ratios = (shown(best[key]["ratio"]) for key in ("p10", "median"))
-        rows.append((workload["name"], time, *ratios, " / ".join(peers)))
-    heads = ("workload", ">nbops, p10", ">ratio at p10", ">ratio at median", "best peer")
+        limits = ("", "")
+        if workload["possible"]:
+            limits = (shown(workload["possible"]["p10"]), f"{100 * workload['reached']['p10']:.0f} %")
+        rows.append((workload["name"], time, *ratios, *limits, " / ".join(peers)))
+    heads = ("workload", ">nbops, p10", ">ratio at p10", ">ratio at median")
+    heads += (">possible at p10", ">of the machine", "best peer")
     return "\n\n".join([table(heads, rows), *seconds(report), conditions(report)])
 
 

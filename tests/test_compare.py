@@ -15,6 +15,8 @@ import pytest
 from nbops.__main__ import main
 from nbops.compare import PEERS, Settings, compare, oracles, process, select, table, workloads
 from nbops.compare.measure import SCHEMA
+from nbops.compare.peers import MACHINE
+from nbops.compare.workloads import operations
 
 SMALL = Settings(rounds=3, fresh_rounds=1, window_ms=1, settle_ms=0, small=True)
 NUMPY_AND_NBOPS = {name: PEERS[name] for name in ("nbops", "numpy")}
@@ -94,6 +96,61 @@ def test_report_is_json_with_these_keys(report: dict[str, Any]) -> None:
         assert group["rated"] == group["workloads"]
         assert {"geomean", "worst", "worst_workload"} == set(group["p10"]) == set(group["median"])
         assert group["p10"]["worst"] <= group["p10"]["geomean"] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("key", ["p10", "median"])
+def test_the_machine_has_its_turn(report: dict[str, Any], key: str) -> None:
+    """And no result: what nobody can be faster than stands beside the ratios, not among them."""
+    assert not set(MACHINE) & {*report["libraries"], *report["workloads"][0]["results"]}
+    for row in report["workloads"]:
+        if row["group"] == "small pair":  # the call is the work
+            assert row["bound"] == ""
+            assert row["floor"] is row["reached"] is row["possible"] is None
+            continue
+        assert row["bound"] in ("arithmetic", "memory")
+        floor = row["floor"]
+        assert floor["status"] == "ok", floor
+        assert len(floor["samples_ns"]) == SMALL.rounds
+        reached = floor[f"{key}_ns"] / row["results"]["nbops"][f"{key}_ns"]
+        assert row["reached"][key] == pytest.approx(reached)
+        peer = row["results"]["numpy"][f"{key}_ns"]
+        assert row["possible"][key] == pytest.approx(peer / floor[f"{key}_ns"])
+
+
+def test_what_bounds_a_workload() -> None:
+    bounds = {w.name: w.bound for w in workloads()}
+    assert bounds["matmul 512x512x512 NN float64"] == "arithmetic"
+    assert bounds["training step 784-512-10 batch 128 sgd"] == "arithmetic"
+    assert bounds["vecdot 100000000 float32"] == bounds["softmax 1024x1024 float32"] == "memory"
+    assert bounds["first training step of a process, cold"] == ""
+
+
+def test_the_machine_does_what_the_workload_does() -> None:
+    """Its multiply-adds are counted, and each of its ways moves the arrays."""
+    from nbops.compare.peers import on_machine
+
+    options = {"m": 30, "k": 40, "n": 50, "layout": "NN", "dtype": "float64"}
+    case = on_machine.KINDS["matmul"]({}, options)
+    assert operations("matmul", options) == 120_000
+    assert case.times >= 1
+    rng = np.random.default_rng(0)
+    length = 5 * 512 + 3  # a few stretches, and a rest that the ways past the caches leave
+    x, y = (oracles.aligned(rng.random(length, np.float32)) for _ in range(2))
+    workers, whole = 3, length // 128 * 128
+    for near, far in on_machine.DISTANCES:
+        out = oracles.aligned(np.zeros(length, np.float32))
+        on_machine._compiled(on_machine._add)(workers, x, y, out.ctypes.data, near, far)
+        np.testing.assert_array_equal(out[:whole], (x + y)[:whole])
+        on_machine._compiled(on_machine._copy)(workers, x, out.ctypes.data, near, far)
+        np.testing.assert_array_equal(out[:whole], x[:whole])
+        sums = np.zeros(workers, np.float32)
+        on_machine._compiled(on_machine._read)(workers, x, y, sums, near, far)
+        whole_lanes = length // 64 * 64
+        assert sums.sum() == pytest.approx(float(x[:whole_lanes] @ y[:whole_lanes]), rel=1e-5)
+    on_machine._compiled(on_machine._add_through_caches)(workers, x, y, out)
+    np.testing.assert_array_equal(out, x + y)
+    on_machine._compiled(on_machine._copy_through_caches)(workers, x, out)
+    np.testing.assert_array_equal(out, x)
 
 
 def test_geomean(report: dict[str, Any]) -> None:

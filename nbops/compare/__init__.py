@@ -2,12 +2,14 @@
 
 Every library runs in a process of its own, because their threads, which spin for a while after each call,
 spoil each other's times inside one. The processes take turns, window by window, so that a machine that slows
-down slows all of them. A result is compared with float64 before anything is timed, and a wrong one gets no
-ratio. Importing this package imports none of the libraries.
+down slows all of them. The machine takes its turn as well, with the least that a workload asks of it, so that
+each ratio stands beside the highest one that is possible. A result is compared with float64 before anything
+is timed, and a wrong one gets no ratio. Importing this package imports none of
+the libraries.
 
 - `workloads`: the list
 - `oracles`: inputs, float64 results, tolerances
-- `peers`: one adapter per library
+- `peers`: one adapter per library, and one for the machine
 - `worker`, `process`: the two ends of a library's process
 - `measure`: the rounds and the report
 - `table`: the report as text

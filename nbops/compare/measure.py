@@ -1,7 +1,12 @@
-"""The rounds: every library's worker in turn, and what their times amount to."""
+"""The rounds: every library's worker in turn, and what their times amount to.
+
+The machine takes its turn too: what it needs for a workload's arithmetic, or for moving its bytes, is the
+time that nobody can be faster than (see `nbops.compare.peers.on_machine`).
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -14,14 +19,16 @@ from typing import Any
 import numpy as np
 
 import nbops
+from nbops.compare.peers import MACHINE
 from nbops.compare.process import Process, Team
 from nbops.compare.workloads import Workload
 
 __all__ = ["SCHEMA", "Settings", "compare"]
 
 #: Rises when the report's keys change.
-SCHEMA = 1
+SCHEMA = 2
 OURS = "nbops"
+QUANTILES = ("p10", "median")
 
 Cell = dict[str, Any]
 Row = dict[str, Any]
@@ -71,12 +78,12 @@ def compare(
         Told what comes next.
     """
     rows = []
-    with Team(libraries) as team:
+    with Team({**libraries, **MACHINE}) as team:
         for number, workload in enumerate(chosen, 1):
             progress(f"{number}/{len(chosen)} {workload.name}")
             measured = _fresh(team, workload, settings) if workload.fresh_process else None
             rows.append(_row(workload, measured or _steady(team, workload, settings)))
-        described = team.described
+        described = {library: team.described[library] for library in libraries}
     return {
         "schema": SCHEMA,
         "machine": machine(),
@@ -94,7 +101,13 @@ def _steady(team: Team, workload: Workload, settings: Settings) -> dict[str, Cel
     """Windows of repeated calls, the libraries in turn."""
     cells = {}
     for library in team.libraries:
-        cell = _verified(lambda action, library=library, **more: team.ask(library, action, **more), workload)
+        if library not in MACHINE:
+            ask = functools.partial(team.ask, library)
+            cell = _verified(ask, workload)
+        elif workload.bound:
+            cell = team.ask(library, "prepare", workload=workload.as_json())
+        else:
+            continue
         if cell["status"] == "ok":
             cell.update(team.ask(library, "calibrate", window_ns=int(settings.window_ms * 1e6)))
         cells[library] = cell
@@ -112,6 +125,8 @@ def _fresh(team: Team, workload: Workload, settings: Settings) -> dict[str, Cell
     with tempfile.TemporaryDirectory() as kept:
         for turn in range(-1, settings.fresh_rounds):  # turn -1 fills the caches, and verifies
             for library, module in team.libraries.items():
+                if library in MACHINE:
+                    continue
                 if team.described[library]["status"] != "ok":
                     cells[library] = team.ask(library, "prepare")
                     continue
@@ -175,18 +190,24 @@ def _row(workload: Workload, cells: dict[str, Cell]) -> Row:
             low, middle, high = np.quantile(cell["samples_ns"], [0.1, 0.5, 0.9])
             cell["p10_ns"], cell["median_ns"] = float(low), float(middle)
             cell["spread"] = float((high - low) / middle)
-    row: Row = {**workload.as_json(), "results": cells, "ratios": {}, "best": None, "refused": None}
+    floor = next((cells.pop(name) for name in MACHINE if name in cells), None)
+    row: Row = {**workload.as_json(), "bound": workload.bound, "results": cells, "ratios": {}}
+    row |= {"best": None, "refused": None, "floor": floor, "reached": None, "possible": None}
     right = {library: cell for library, cell in cells.items() if cell["status"] == "ok"}
     ours = right.pop(OURS, None)
+    if floor is not None and floor["status"] == "ok" and ours is not None:
+        row["reached"] = {key: floor[f"{key}_ns"] / ours[f"{key}_ns"] for key in QUANTILES}
     if ours is None or not right:
         row["refused"] = _refusal(cells, ours is None)
         return row
     for library, cell in right.items():
-        row["ratios"][library] = {key: cell[f"{key}_ns"] / ours[f"{key}_ns"] for key in ("p10", "median")}
+        row["ratios"][library] = {key: cell[f"{key}_ns"] / ours[f"{key}_ns"] for key in QUANTILES}
     row["best"] = {}
-    for key in ("p10", "median"):
+    for key in QUANTILES:
         peer = min(right, key=lambda library: row["ratios"][library][key])
         row["best"][key] = {"peer": peer, "ratio": row["ratios"][peer][key]}
+    if row["reached"]:
+        row["possible"] = {key: row["best"][key]["ratio"] / row["reached"][key] for key in QUANTILES}
     return row
 
 
@@ -210,7 +231,7 @@ def _groups(rows: Sequence[Row]) -> dict[str, Any]:
         members = [row for row in steady if row["group"] == name]
         rated = [row for row in members if row["best"]]
         group: dict[str, Any] = {"workloads": len(members), "rated": len(rated)}
-        for key in ("p10", "median") if rated else ():
+        for key in QUANTILES if rated else ():
             ratios = [row["best"][key]["ratio"] for row in rated]
             worst = min(rated, key=lambda row: row["best"][key]["ratio"])
             group[key] = {

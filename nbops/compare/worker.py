@@ -102,7 +102,8 @@ class _Worker:
     def time(self, calls: int) -> Answer:
         gc.collect()
         _window(self.run, min(calls, 3))  # wakes the library's threads
-        return {"status": "ok", "ns": _window(self.run, calls) / calls}
+        times = self.case.times if self.case is not None else 1
+        return {"status": "ok", "ns": _window(self.run, calls) / calls / times}
 
 
 def _window(run: Callable[[], Any], calls: int) -> int:

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Workload", "select", "workloads"]
+__all__ = ["Workload", "operations", "select", "workloads"]
+
+#: From so many operations for each byte on, arithmetic takes longer than moving the bytes: a core that does
+#: some 30 operations in a cycle gets some 5 bytes.
+BALANCE = 6
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,34 @@ class Workload:
     bytes: int = 0
     fresh_process: str = ""
 
+    @property
+    def bound(self) -> str:
+        """What keeps the workload from being faster: its arithmetic, its memory, or nothing that is measured.
+
+        What a small pair of operations takes is the call.
+        """
+        if self.fresh_process or self.group == "small pair" or not self.flops + self.bytes:
+            return ""
+        return "arithmetic" if self.flops >= BALANCE * self.bytes else "memory"
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def operations(kind: str, options: dict[str, Any]) -> int:
+    """The additions and multiplications of a matrix product or a training step.
+
+    Examples
+    --------
+    >>> from nbops.compare.workloads import operations
+    >>> operations("matmul", {"m": 2, "k": 3, "n": 4})
+    48
+    """
+    if kind == "matmul":
+        return 2 * int(options["m"] * options["k"] * options["n"])
+    size, hidden, classes = options["sizes"]
+    # Forward and weight gradient of both layers, and the hidden layer's gradient.
+    return 2 * int(options["batch"] * (2 * size * hidden + 3 * hidden * classes))
 
 
 _ITEMSIZE = {"float32": 4, "float64": 8}
@@ -77,25 +107,26 @@ def _add_relu(shape: Sequence[int], dtype: str, form: str, group: str) -> Worklo
 
 
 def _matmul(m: int, k: int, n: int, layout: str, dtype: str) -> Workload:
+    options = {"m": m, "k": k, "n": n, "layout": layout, "dtype": dtype}
     return Workload(
         f"matmul {m}x{k}x{n} {layout} {dtype}",
         f"matmul {dtype}",
         "matmul",
-        {"m": m, "k": k, "n": n, "layout": layout, "dtype": dtype},
-        flops=2 * m * k * n,
+        options,
+        flops=operations("matmul", options),
         bytes=(m * k + k * n + m * n) * _ITEMSIZE[dtype],
     )
 
 
 def _training(optimizer: str, batch: int, sizes: Sequence[int], path: str) -> Workload:
     through = "" if path == "tf.function" else f", {path} path"
+    options = {"optimizer": optimizer, "batch": batch, "sizes": list(sizes), "path": path}
     return Workload(
         f"training step {'-'.join(map(str, sizes))} batch {batch} {optimizer}{through}",
         "training step",
         "training_step",
-        {"optimizer": optimizer, "batch": batch, "sizes": list(sizes), "path": path},
-        # Forward and weight gradient of both layers, and the hidden layer's gradient.
-        flops=2 * batch * (2 * sizes[0] * sizes[1] + 3 * sizes[1] * sizes[2]),
+        options,
+        flops=operations("training_step", options),
     )
 
 

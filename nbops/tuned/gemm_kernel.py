@@ -96,8 +96,8 @@ def multiply_tile(
 ) -> None:  # fmt: skip
     """The micro-kernel: write a strip of A times a panel of B to the tile at `sums`.
 
-    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second); a tile of half
-    the width has twice the rows. Meanwhile the loops ask for memory: for what lies `ahead`, `pace` bytes
+    A strip's elements are adjacent in its rows (the first loop) or in its columns (the second); a tile of
+    half the width has twice the rows. Meanwhile the loops ask for memory: for what lies `ahead`, `pace` bytes
     further every four steps, and in the first steps for the tile's lines of C and of `before`. `finish` would
     have to wait for every row; all at once, they would keep the loop waiting.
     """

@@ -14,8 +14,8 @@ That loads ``mr + nr`` numbers for ``mr * nr`` multiply-adds. The larger the til
 longer fits: ``mr * vectors`` accumulators, `vectors` vectors of B and one broadcast element of A must fit
 into the 16 or 32 vector registers. Of the shapes that fit, the one with the fewest loads is best, because
 loads are what a core has least to spare of. A tile of half the width has twice the rows, because there would
-be too few multiply-adds that do not wait for one another. (In the literature: Goto & van de Geijn, *Anatomy of
-High-Performance Matrix Multiplication*, 2008; Van Zee & van de Geijn, *BLIS: A Framework for Rapidly
+be too few multiply-adds that do not wait for one another. (In the literature: Goto & van de Geijn, *Anatomy
+of High-Performance Matrix Multiplication*, 2008; Van Zee & van de Geijn, *BLIS: A Framework for Rapidly
 Instantiating BLAS Functionality*, 2015, whose names mr, nr, kc, mc and nc this package uses.)
 
 Numba has no vector type, so this file adds what the micro-kernel's plain Python loop needs: a `Tile`

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["PEERS", "Case", "Unavailable"]
+__all__ = ["MACHINE", "PEERS", "Case", "Unavailable"]
 
 #: The libraries and their adapters, in the order of the rounds and of the table's columns.
 PEERS = {
@@ -26,6 +26,9 @@ PEERS = {
     "keras": "nbops.compare.peers.on_keras",
     "numexpr": "nbops.compare.peers.on_numexpr",
 }
+
+#: What takes its turn beside them, and has no result: the machine, which only does what nobody can leave out.
+MACHINE = {"machine": "nbops.compare.peers.on_machine"}
 
 
 class Unavailable(Exception):  # noqa: N818 - nothing went wrong
@@ -43,11 +46,14 @@ class Case(NamedTuple):
         The results as NumPy arrays by name, after a run.
     stateful : bool
         Whether a second run has another result, as a training step has.
+    times : float
+        How often a run does the workload.
     """
 
     run: Callable[[], Any]
     fetch: Callable[[], dict[str, Any]]
     stateful: bool = False
+    times: float = 1
 
 
 def holding(run: Callable[[], Any], to_numpy: Callable[[Any], Any]) -> Case:
