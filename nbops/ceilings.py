@@ -128,6 +128,11 @@ def _scale(workers: int, stretches: int, address: int, b: Any, factor: Any) -> N
         fence()
 
 
+def operations_per_turn(dtype: np.dtype[Any]) -> int:
+    """What one turn of a core's chains computes."""
+    return int(2 * CHAINS * (host_tile().vector_bytes // dtype.itemsize))
+
+
 @functools.cache
 def measure(dtype: str = "float32", seconds: float = 0.3) -> Ceilings:
     """Measure both ceilings once per process.
@@ -153,7 +158,7 @@ def _peak(dtype: np.dtype[Any], seconds: float) -> float:
 
     with ThreadPoolExecutor(workers) as pool:
         windows = list(pool.map(window, range(workers)))
-    operations = 2 * TURNS * CHAINS * (host_tile().vector_bytes // dtype.itemsize)
+    operations = TURNS * operations_per_turn(dtype)
     return sum(operations / window for window in windows)
 
 

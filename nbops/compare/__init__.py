@@ -4,8 +4,7 @@ Every library runs in a process of its own, because their threads, which spin fo
 spoil each other's times inside one. The processes take turns, window by window, so that a machine that slows
 down slows all of them. The machine takes its turn as well, with the least that a workload asks of it, so that
 each ratio stands beside the highest one that is possible. A result is compared with float64 before anything
-is timed, and a wrong one gets no ratio. Importing this package imports none of
-the libraries.
+is timed, and a wrong one gets no ratio. Importing this package imports none of the libraries.
 
 - `workloads`: the list
 - `oracles`: inputs, float64 results, tolerances

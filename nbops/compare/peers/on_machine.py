@@ -29,7 +29,6 @@ from nbops.compare.workloads import operations
 from nbops.tuned.lanes import LANES, fold_sum, new_lanes
 from nbops.tuned.prefetch import prefetch, prefetch_to_l2
 from nbops.tuned.streaming import STRETCH, copy_lines, fence, new_buffer
-from nbops.tuned.vectors import host_tile
 
 REQUIRES = ("numba",)
 
@@ -63,15 +62,14 @@ def _multiply_adds(workers: int, turns: int, factor: Any, results: Any) -> None:
 def arithmetic(kind: str, given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     """The operations of a matrix product or a training step."""
     dtype = np.dtype(options.get("dtype", "float32"))
-    workers = numba.get_num_threads()
-    # What all cores do in one turn of their chains.
-    together = 2 * ceilings.CHAINS * (host_tile().vector_bytes // dtype.itemsize) * workers
+    workers: int = numba.get_num_threads()
+    together = ceilings.operations_per_turn(dtype) * workers
     wanted = operations(kind, options)
     chains = compiler.jit(compiler.specialise(_multiply_adds, f"{dtype.name}_machine"), parallel=True)
     factor, results = dtype.type(0.5), np.zeros(workers, dtype)
 
     def turns(times: int) -> int:
-        return 1 + int(wanted * times // together)
+        return 1 + wanted * times // together
 
     def run(times: int) -> None:
         chains(workers, turns(times), factor, results)
