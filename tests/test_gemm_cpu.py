@@ -22,10 +22,13 @@ from nbops.targets import cpu
 from nbops.tuned import gemm_arguments as arguments
 from nbops.tuned import gemm_cpu, gemm_tasks
 from nbops.tuned.gemm_arguments import (
+    FEW_ROWS,
     KC,
+    LINE,
     MC,
     NC,
     PAGE,
+    SUMS,
     inner_block,
     near_rows,
     rest_panel,
@@ -339,6 +342,23 @@ def test_a_part_has_the_same_bits_as_in_the_whole(k: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [3, 702, KC + 6])
+def test_few_rows_of_a_large_matrix(k: int, dtype: str) -> None:
+    """Too large to be read in place. Fours of rows and single ones, with the bits of many rows."""
+    rng = np.random.default_rng(12)
+    n = max(1003, 2 * arguments.NEAR // (k * np.dtype(dtype).itemsize))
+    a, b, bias = random(rng, dtype, FEW_ROWS + 1, k), random(rng, dtype, k, n), random(rng, dtype, n)
+    tasks, activated = product_tasks(dtype), dense_tasks(dtype, "relu")
+    whole, whole_dense = product(tasks, "serial", a, b), dense(activated, "serial", a, b, bias)
+    assert_product(whole, a, b)
+    for rows in range(1, FEW_ROWS + 1):
+        for mode in MODES:
+            part = LAYOUTS["columns" if rows % 2 else "rows"](a[-rows:])
+            assert product(tasks, mode, part, b).tobytes() == whole[-rows:].tobytes()
+            assert dense(activated, mode, part, b, bias).tobytes() == whole_dense[-rows:].tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [0, 1, 37, KC + 5])
 def test_without_memory_to_work_in_the_bits_are_the_same(k: int, dtype: str) -> None:
     rng = np.random.default_rng(13)
@@ -491,6 +511,9 @@ def test_scratch_memory_is_enough_for_a_worker_with_fewer_rows(itemsize: int, mr
                 strips = -(-min(fewer, block) // mr) * strip_bytes(mr, kc, itemsize)
                 panels = -(-columns // nr) * nr * kc * itemsize if fewer > block else nr * kc * itemsize
                 assert mr * nr * itemsize + strips + panels <= size, (k, columns, rows, fewer)
+            # `multiply_rows` rounds a row of sums up to whole vectors.
+            row = -(-columns * itemsize // LINE) * LINE
+            assert min(min(rows, FEW_ROWS) * row, SUMS) <= size
 
 
 def test_unsupported() -> None:

@@ -47,7 +47,8 @@ KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8448, False), 1: (1040, 384, 4608, False
     cache_bytes(2) >> 20, (1040, 960, 8448, True)
 )
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
-FEW_ROWS, SUMS = 4, 2048  # `multiply_rows` takes so many rows, and computes so many elements at a time
+# `multiply_rows` takes so many rows, or VERY_FEW where B is in a near cache, and keeps so many bytes of sums.
+FEW_ROWS, VERY_FEW, SUMS = 16, 4, cache_bytes(1) // 2 or 16384
 LINE = 64  # bytes in a cache line
 PAGE = 4096  # rows whole pages apart compete for the same places in a cache
 # A B of at most SMALL bytes stays in the L1 cache. One of at most NEAR stays in L2, and reading it from there
@@ -112,7 +113,7 @@ def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: i
     columns_kept = min(columns, NC // itemsize) if rows > most else nr
     panels = (columns_kept + nr - 1) // nr * nr * kc * itemsize
     strips = (min(rows, most + 2 * mr) + mr - 1) // mr * strip_bytes(mr, kc, itemsize)
-    sums = min(FEW_ROWS * columns, SUMS) * itemsize
+    sums = min(FEW_ROWS * (columns * itemsize + LINE), SUMS)
     size: int = (max(panels + strips + mr * nr * itemsize, sums) // LINE + 1) * LINE
     return size
 

@@ -56,6 +56,7 @@ from nbops.tuned.gemm_arguments import (
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
+    VERY_FEW,
     A,
     B,
     C,
@@ -276,8 +277,8 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
         i0, j0 = worker // arguments[GRID] * arguments[ROWS], worker % arguments[GRID] * arguments[COLUMNS]
         i1, j1 = min(m, i0 + arguments[ROWS]), min(n, j0 + arguments[COLUMNS])
         if i0 < i1:
-            few = i1 - i0 <= FEW_ROWS and arguments[B_COLUMN] == size
-            if few and (i1 - i0 == 1 or arguments[IN_PLACE] == 0):
+            few = i1 - i0 <= (VERY_FEW if arguments[IN_PLACE] != 0 else FEW_ROWS)
+            if few and arguments[B_COLUMN] == size:
                 multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
             else:
                 for j in range(j0, j1, NC // size):

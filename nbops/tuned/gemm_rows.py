@@ -2,7 +2,8 @@
 
 Each element of B is used once per row of A, so with few rows nothing is gained by packing it: reading it
 is the work. `multiply_rows` therefore reads B's rows in the order of memory, four at a time, and adds
-their multiples to the rows of sums, which stay in the L1 cache::
+their multiples to the rows of sums, which stay in the L1 cache, four again at a time: then a core has 16
+multiply-adds for 8 loads. Meanwhile it asks for the next four rows of B::
 
       A                  B
       [a0 a1 a2 a3 ..]   [b0 b0 b0 b0 b0 ..]      sums += a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3
@@ -33,7 +34,8 @@ from nbops.tuned.gemm_arguments import (
     N,
     inner_block,
 )
-from nbops.tuned.gemm_finish import finish
+from nbops.tuned.gemm_finish import finish, read
+from nbops.tuned.lanes import inlined
 from nbops.tuned.pointers import (
     address_of,
     element_pointer,
@@ -44,55 +46,123 @@ from nbops.tuned.pointers import (
     shift,
     zero_of,
 )
-from nbops.tuned.vectors import multiply_add
+from nbops.tuned.prefetch import prefetch_line
+from nbops.tuned.vectors import get_vector, multiply_add, put_vector, repeat, vector_lanes
 
 
 @part
 def multiply_rows(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int) -> None:
     """``C[i0:i1, j0:j1]``, at most FEW_ROWS rows, where B's columns are adjacent."""
     never_inline()
-    k, size = arguments[K], item_bytes(element_pointer(element, scratch))
+    sums = element_pointer(element, scratch)
+    k, size, lanes = arguments[K], item_bytes(sums), vector_lanes(sums)
     block = inner_block(k)
-    chunk = SUMS // (i1 - i0)
+    chunk = SUMS // size // (i1 - i0) // lanes * lanes
     for jc in range(j0, j1, chunk):
         columns = min(chunk, j1 - jc)
+        row = (columns + lanes - 1) // lanes * lanes * size  # bytes in a row of sums
         for p in range(0, max(k, 1), block):  # once even when k is 0: the product is then zeros
             end = min(k, p + block)
-            add_block(arguments, element, i0, i1, jc, columns, p, end, scratch)
-            sums, row = element_pointer(element, scratch), columns * size
+            for offset in range(0, (i1 - i0) * row, size):
+                put(sums, offset, zero_of(sums))
+            add_block(arguments, element, sums, row, i0, i1, jc, columns, p, end)
             finish(arguments, element, sums, row, i0, i1 - i0, jc, columns, p == 0, end == k)
 
 
 @part
 def add_block(
-    arguments: Any, element: Any, i0: int, i1: int, j: int, columns: int, start: int, stop: int, scratch: int
-) -> None:
-    """``sums = A[i0:i1, start:stop] @ B[start:stop, j:j+columns]``."""
-    sums = element_pointer(element, scratch)
+    arguments: Any, element: Any, sums: Any, row: int,
+    i0: int, i1: int, j: int, columns: int, start: int, stop: int,
+) -> None:  # fmt: skip
+    """``sums += A[i0:i1, start:stop] @ B[start:stop, j:j+columns]``."""
+    a_row, a_step, b_step = arguments[A_ROW], arguments[A_STEP], arguments[B_STEP]
     size = item_bytes(sums)
-    for q in range((i1 - i0) * columns):
-        put(sums, q * size, zero_of(sums))
-    step, b_step = arguments[A_STEP], arguments[B_STEP]
-    whole = start + (stop - start) // 4 * 4
-    for q in range(start, whole, 4):
-        b0 = element_pointer(element, arguments[B] + q * b_step + j * size)
-        b1, b2, b3 = shift(b0, b_step), shift(b0, 2 * b_step), shift(b0, 3 * b_step)
-        for i in range(i0, i1):
-            a = element_pointer(element, arguments[A] + i * arguments[A_ROW] + q * step)
-            a0, a1, a2, a3 = get(a, 0), get(a, step), get(a, 2 * step), get(a, 3 * step)
-            row = shift(sums, (i - i0) * columns * size)
-            for c in range(columns):
-                total = multiply_add(a0, get(b0, c * size), get(row, c * size))
-                total = multiply_add(a1, get(b1, c * size), total)
-                total = multiply_add(a2, get(b2, c * size), total)
-                put(row, c * size, multiply_add(a3, get(b3, c * size), total))
-    for q in range(whole, stop):
-        b0 = element_pointer(element, arguments[B] + q * b_step + j * size)
-        for i in range(i0, i1):
-            a0 = get(element_pointer(element, arguments[A] + i * arguments[A_ROW] + q * step), 0)
-            row = shift(sums, (i - i0) * columns * size)
-            for c in range(columns):
-                put(row, c * size, multiply_add(a0, get(b0, c * size), get(row, c * size)))
+    by_fours = start + (stop - start) // 4 * 4
+    for q in range(start, by_fours, 4):
+        a = element_pointer(element, arguments[A] + i0 * a_row + q * a_step)
+        b = element_pointer(element, arguments[B] + q * b_step + j * size)
+        for i in range(0, (i1 - i0) // 4 * 4, 4):
+            add_to_four_rows(
+                shift(sums, i * row), row, shift(a, i * a_row), a_row, a_step, b, b_step, columns
+            )
+        for i in range((i1 - i0) // 4 * 4, i1 - i0):
+            add_to_row(shift(sums, i * row), shift(a, i * a_row), a_step, b, b_step, columns)
+    for q in range(by_fours, stop):
+        a = element_pointer(element, arguments[A] + i0 * a_row + q * a_step)
+        b = element_pointer(element, arguments[B] + q * b_step + j * size)
+        for i in range(i1 - i0):
+            for c in range(0, columns * size, size):
+                put(sums, i * row + c, multiply_add(get(a, i * a_row), get(b, c), get(sums, i * row + c)))
+
+
+@part
+def add_to_four_rows(
+    sums: Any, row: int, a: Any, a_row: int, a_step: int, b: Any, b_step: int, columns: int
+) -> None:
+    """Add the multiples of four rows of B to four rows of sums, and ask for the next four."""
+    lanes, size = vector_lanes(sums), item_bytes(sums)
+    factors = (
+        four_elements(a, a_step),
+        four_elements(shift(a, a_row), a_step),
+        four_elements(shift(a, 2 * a_row), a_step),
+        four_elements(shift(a, 3 * a_row), a_step),
+    )
+    ahead, whole = address_of(b) + 4 * b_step, columns // lanes * lanes * size
+    for c in range(0, whole, lanes * size):
+        prefetch_line(ahead + c)
+        prefetch_line(ahead + c + b_step)
+        prefetch_line(ahead + c + 2 * b_step)
+        prefetch_line(ahead + c + 3 * b_step)
+        add_to_vectors(sums, row, c, factors, four_vectors(b, b_step, c, lanes))
+    if whole < columns * size:
+        rest = four_vectors(b, b_step, whole, columns - whole // size)
+        add_to_vectors(sums, row, whole, factors, rest)
+
+
+@part
+def add_to_row(sums: Any, a: Any, a_step: int, b: Any, b_step: int, columns: int) -> None:
+    """Add the multiples of four rows of B to one row of sums."""
+    lanes, size = vector_lanes(sums), item_bytes(sums)
+    factors, whole = four_elements(a, a_step), columns // lanes * lanes * size
+    for c in range(0, whole, lanes * size):
+        add_to_vector(sums, c, factors, four_vectors(b, b_step, c, lanes))
+    if whole < columns * size:
+        add_to_vector(sums, whole, factors, four_vectors(b, b_step, whole, columns - whole // size))
+
+
+@inlined
+def four_elements(pointer: Any, step: int) -> Any:
+    """Four vectors, each of copies of one element."""
+    return repeat(pointer, 0), repeat(pointer, step), repeat(pointer, 2 * step), repeat(pointer, 3 * step)
+
+
+@inlined
+def four_vectors(pointer: Any, step: int, offset: int, count: int) -> Any:
+    """A vector, of which `count` elements are read, from each of four rows."""
+    return (
+        read(pointer, offset, count),
+        read(pointer, offset + step, count),
+        read(pointer, offset + 2 * step, count),
+        read(pointer, offset + 3 * step, count),
+    )
+
+
+@inlined
+def add_to_vectors(sums: Any, row: int, offset: int, a: Any, b: Any) -> None:
+    """`add_to_vector` for four rows of sums."""
+    add_to_vector(sums, offset, a[0], b)
+    add_to_vector(sums, offset + row, a[1], b)
+    add_to_vector(sums, offset + 2 * row, a[2], b)
+    add_to_vector(sums, offset + 3 * row, a[3], b)
+
+
+@inlined
+def add_to_vector(sums: Any, offset: int, a: Any, b: Any) -> None:
+    """Add four products to a vector of sums, one after the other."""
+    total = multiply_add(a[0], b[0], get_vector(sums, offset))
+    total = multiply_add(a[1], b[1], total)
+    total = multiply_add(a[2], b[2], total)
+    put_vector(sums, offset, multiply_add(a[3], b[3], total))
 
 
 @part

@@ -51,7 +51,6 @@ from nbops.tuned.gemm_arguments import (
     C_OPERAND,
     C_ROW,
     COLUMNS,
-    FEW_ROWS,
     FRAME_ADDRESS,
     GRID,
     IN_PLACE,
@@ -71,6 +70,7 @@ from nbops.tuned.gemm_arguments import (
     SCRATCH,
     SCRATCH_SIZE,
     SMALL,
+    VERY_FEW,
     A,
     B,
     K,
@@ -210,7 +210,7 @@ def run_batch(words: Any, start: int, stop: int) -> None:
     Finds out how many workers share a product, and allocates their scratch memory once for all items.
     """
     m, n, mr, lanes = words[M], words[N], words[MR], words[LANES]
-    if n < m and (n <= FEW_ROWS or 2 * padded(n, mr, m, lanes) <= padded(m, mr, n, lanes)):
+    if n < m and (n <= VERY_FEW or 2 * padded(n, mr, m, lanes) <= padded(m, mr, n, lanes)):
         transpose(words)  # few columns would leave most of each vector idle
     frame = frame_pointer(words[FRAME_ADDRESS])
     workers = max(1, frame[WORKERS])

@@ -21,7 +21,14 @@ from numba.extending import intrinsic
 from nbops.tuned.pointers import BYTE, WORD
 from nbops.tuned.streaming import LINE
 
-__all__ = ["prefetch", "prefetch_line_to_l2", "prefetch_line_to_write", "prefetch_to_l2", "prefetch_to_write"]
+__all__ = [
+    "prefetch",
+    "prefetch_line",
+    "prefetch_line_to_l2",
+    "prefetch_line_to_write",
+    "prefetch_to_l2",
+    "prefetch_to_write",
+]
 
 
 def emit_prefetch(builder: Any, pointer: Any, write: bool, level: int) -> None:
@@ -68,6 +75,7 @@ def _asking_for_a_line(doc: str, write: bool, level: int) -> Any:
     return intrinsic(ask)
 
 
+prefetch_line = _asking_for_a_line("Ask for the cache line at an address.", write=False, level=1)
 prefetch_line_to_l2 = _asking_for_a_line(
     "Ask for the cache line at an address, in the L2 cache.", write=False, level=2
 )

@@ -212,6 +212,17 @@ def put_part(typingctx: Any, pointer: Any, offset: Any, count: Any, value: Any) 
 
 
 @intrinsic
+def repeat(typingctx: Any, pointer: Any, offset: Any) -> Any:
+    """A vector whose elements are all the one `offset` bytes after a pointer."""
+
+    def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
+        value = builder.load(advance(builder, *arguments), align=1)
+        return broadcast(builder, value, vector_type(pointer.dtype))
+
+    return Vector(pointer.dtype)(pointer, types.int64), codegen
+
+
+@intrinsic
 def add_vectors(typingctx: Any, a: Any, b: Any) -> Any:
     """``a + b``."""
     return a(a, a), lambda context, builder, call, arguments: builder.fadd(*arguments)
@@ -241,11 +252,12 @@ def rectify_vector(typingctx: Any, vector: Any) -> Any:
 
 @intrinsic
 def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """``a * b + c``, rounded as the tile rounds it."""
+    """``a * b + c`` of numbers or of vectors, rounded as the tile rounds it."""
+    element = a.element if isinstance(a, Vector) else a
 
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         a_, b_, c_ = arguments
-        return fused_multiply_add(builder, a_, b_, c_, a.bitwidth)
+        return fused_multiply_add(builder, a_, b_, c_, element.bitwidth)
 
     return a(a, a, a), codegen
 

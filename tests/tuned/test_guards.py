@@ -43,7 +43,7 @@ def test_nothing_beyond_an_operand_is_read_or_written(run_python: Any) -> None:
         + """
     import nbops
 
-    sizes = itertools.product((5, 130), (3, 40, 129), (1, 3, 10, 17, 50))
+    sizes = [*itertools.product((3, 5, 130), (3, 40, 129), (1, 3, 10, 17, 50)), (3, 699, 999), (15, 699, 999)]
     for dtype, (m, k, n), gap in itertools.product(("f4", "f8"), sizes, (0, 1, 7, 100)):
         (_, a), (_, b) = guarded(dtype, m, k, k), guarded(dtype, k, n, n + gap)
         flat, out = guarded(dtype, m, n, n + gap)
