@@ -191,7 +191,17 @@ def allocate(
     """
     fortran = elementwise and len(shape) > 1 and not any(x.flags.c_contiguous for x in inputs if x.ndim)
     fortran = fortran and all(x.flags.f_contiguous for x in inputs if x.shape == shape)
-    order: Literal["C", "F"] = "F" if fortran else "C"
+    return new_array(shape, dtype, "F" if fortran else "C")
+
+
+def new_array(shape: tuple[int, ...], dtype: np.dtype[Any], order: Literal["C", "F"]) -> np.ndarray:
+    """An array that nobody has written yet.
+
+    Raises
+    ------
+    MemoryError
+        When there is no room.
+    """
     if math.prod(shape) * dtype.itemsize >= large_arrays.LARGE:
         return large_arrays.empty(shape, dtype, order)
     return np.empty(shape, dtype, order=order)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbops import arrays, dispatch, frame, large_arrays, remember
+from nbops import arrays, dispatch, frame, remember
 from nbops.targets import cpu, cuda
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ def call(op: Op, given: Sequence[Any], out: Any, axes: Axes | None, target: str 
     ValueError
         For shapes that break the signature, or an `out` of another shape or read-only.
     """
+    if op.short_way is not None and out is None and axes is None and target is None:
+        places_for_results = op.short_way.large_results(given)
+        if places_for_results is not None:
+            return op.short_way.call(*given, out=places_for_results)
     values = [arrays.as_array(x, op.name, argument) for x, argument in zip(given, op.arguments, strict=True)]
     loop_dtypes, result_dtypes = op.types.resolve(values, op.name, op.arguments)
     inputs = [arrays.native(x, dtype) for x, dtype in zip(values, loop_dtypes, strict=False)]
@@ -83,9 +87,7 @@ def call(op: Op, given: Sequence[Any], out: Any, axes: Axes | None, target: str 
         else np.empty(array.shape, dtype)
         for array, dtype in zip(outputs, loop_dtypes[op.n_inputs :], strict=True)
     ]
-    # the short way allocates as NumPy does, which suits small results
-    fresh = out is None and max(x.nbytes for x in results) < large_arrays.LARGE
-    again = (given, fresh) if axes is None else None
+    again = (given, out is None) if axes is None else None
     _run(op, [*inputs, *buffers], geometry, tuple(loop_dtypes), target, again)
     for array, buffer in zip(outputs, buffers, strict=True):
         if array is not buffer:

@@ -8,10 +8,15 @@ keep what was freed for the next request, but give large blocks back at once. He
     del result                        when no view of it is left either, the block is free again
 
 The array does not own its memory (``result.base`` is not None), as a view does not.
+
+On Linux a block is a mapping of its own, in pages of 2 MB. One from the C library may lie where smaller
+arrays were, and then keeps their pages of 4 KB: more places than a core remembers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import sys
 from typing import Any, Literal
 
@@ -23,6 +28,7 @@ __all__ = ["LARGE", "empty"]
 #: and smaller ones when enough of them lie at the end of its heap.
 LARGE = 8 << 20
 LINE = 64  # bytes in a cache line: a vector that crosses a line's border takes two loads
+HUGE_PAGE = 2 << 20
 #: How many bytes of free blocks are kept at most.
 KEPT = 128 << 20
 
@@ -87,10 +93,26 @@ def _take(size: int) -> np.ndarray:
         if size <= block.nbytes <= size + size // 8 and _free.pop(key, None) is not None:
             return block
     try:
-        return np.empty(size, np.uint8)
+        return _new_block(size)
     except MemoryError:
         _free.clear()
+        return _new_block(size)
+
+
+def _new_block(size: int) -> np.ndarray:
+    """Memory that nobody wrote to yet, in huge pages where there are any."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.empty(size, np.uint8)
+    whole = -(-size // HUGE_PAGE) * HUGE_PAGE
+    try:
+        area = mmap.mmap(-1, whole + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:  # there is no room, or there are too many mappings
+        raise MemoryError(f"no room for {size} bytes: {error}") from None
+    with contextlib.suppress(OSError):  # a system without huge pages
+        area.madvise(mmap.MADV_HUGEPAGE)
+    pages = np.frombuffer(area, np.uint8)
+    start = -pages.__array_interface__["data"][0] % HUGE_PAGE
+    return pages[start : start + size]
 
 
 def _keep(block: np.ndarray) -> None:

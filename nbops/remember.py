@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from nbops import dispatch, frame
+from nbops import arrays, dispatch, frame, large_arrays
 from nbops.repeat import (
     BUSY,
     COUNT,
@@ -65,6 +65,7 @@ class ShortWay:
         self._words = np.zeros(RECORDS + MAX_RECORDS, np.int64)
         self._out_name = sys.intern("out")
         self._long_way = op.call_any_way
+        self._large: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
         self._records: list[tuple[np.ndarray, Any]] = []
         self._left_in_use: list[tuple[np.ndarray, Any]] = []
         self._oldest = 0
@@ -102,9 +103,26 @@ class ShortWay:
         self._words[RECORDS + place] = record.ctypes.data
         self._words[COUNT] = len(self._records)
 
+    def add_large(self, given: Sequence[Any], results: Sequence[np.ndarray]) -> None:
+        """Remember what arrays a call needs for results that `call` would not make well."""
+        if len(self._large) >= MAX_RECORDS:
+            self._large.clear()
+        self._large[_look(given)] = [
+            (x.shape, x.dtype, "C" if x.flags.c_contiguous else "F") for x in results
+        ]
+
+    def large_results(self, given: Sequence[Any]) -> Any:
+        """``out=`` for a call like a remembered one with large results; None where there is none."""
+        wanted = self._large.get(_look(given)) if self._large else None
+        if wanted is None:
+            return None
+        results = tuple(arrays.new_array(*array) for array in wanted)
+        return results if len(results) > 1 else results[0]
+
     def forget(self) -> None:
         """Remember no call. The records that other threads are in stay, where no new call finds them."""
         self._words[COUNT] = 0
+        self._large.clear()
         self._left_in_use = [kept for kept in self._left_in_use + self._records if kept[0][BUSY]]
         self._records, self._oldest = [], 0
 
@@ -141,7 +159,7 @@ def remember(
     grain : int
     decision : Decision
     fresh : bool
-        Whether the outputs are new arrays, such as a call without ``out=`` should make.
+        Whether the outputs were made for this call, which came without ``out=``.
     """
     if not _seen_to_be_alike(op, given, operands):
         return
@@ -154,12 +172,14 @@ def remember(
     address = entry_address()
     if not address:
         return
+    # The short way makes results as NumPy does, which suits small ones.
+    large = fresh and max(x.nbytes for x in operands[op.n_inputs :]) >= large_arrays.LARGE
     own_frame = table.copy()
     record = np.zeros(ROWS + ROW_WIDTH * n_operands, np.int64)
     release = decision.rule != "small"
     chosen = dispatch.chosen_here()
     record[:ROWS] = (
-        op.n_inputs, n_outputs, own_frame.ctypes.data, *tasks, decision.workers, grain, fresh,
+        op.n_inputs, n_outputs, own_frame.ctypes.data, *tasks, decision.workers, grain, fresh and not large,
         release, 0, id(decision), id(chosen),
     )  # fmt: skip
     for index, x in enumerate(operands):
@@ -182,7 +202,14 @@ def remember(
     if op.short_way is None:
         op.short_way = ShortWay(op, address)
         type(op).__call__ = op.short_way.call  # type: ignore[method-assign]
+    if large:
+        op.short_way.add_large(given, operands[op.n_inputs :])
     op.short_way.add(record, (own_frame, decision, chosen, [x.dtype for x in operands], [*map(type, given)]))
+
+
+def _look(given: Sequence[Any]) -> tuple[Any, ...]:
+    """What remembered calls and the next one have in common."""
+    return tuple((x.shape, x.strides, x.dtype) if type(x) is ndarray else type(x) for x in given)
 
 
 def _seen_to_be_alike(op: Op, given: Sequence[Any], operands: list[np.ndarray]) -> bool:

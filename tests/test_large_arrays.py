@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +37,19 @@ def test_a_large_result_is_an_ordinary_array(order: str) -> None:
     assert x.flags.aligned
     assert address(x) % 64 == 0
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(x)), 0)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="only Linux can be asked for huge pages")
+def test_a_block_begins_with_a_page_of_2_mb_and_is_the_process_own() -> None:
+    x = large_arrays.empty(SHAPE, FLOAT32, "C")
+    assert address(x) % large_arrays.HUGE_PAGE == 0
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        limits, access = line.split()[:2]
+        start, stop = (int(limit, 16) for limit in limits.split("-"))
+        if start <= address(x) < stop:
+            assert access == "rw-p"  # private: a child of fork has its own
+            return
+    pytest.fail("the block is in no mapping")
 
 
 def test_memory_is_used_again() -> None:

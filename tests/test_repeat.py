@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import nbops
-from nbops import calibration, dispatch, remember
+from nbops import calibration, dispatch, large_arrays, remember
 from nbops.dispatch import use
+from nbops.ops.logits import crossentropy_and_gradient
 from nbops.repeat import BUSY, COUNT
 from nbops.targets import cpu
 from nbops.targets.tasks import PIECE
@@ -311,3 +312,39 @@ def test_threads_with_their_own_numbers_get_their_own_results() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_results_are_new_arrays_the_short_way(order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.ones((2 * large_arrays.LARGE // 4096, 512), np.float32, order=order)
+    first = nbops.add(x, 1)
+    made = ways(monkeypatch)
+    second, third = nbops.add(x, 2), nbops.add(x[::2], 2)
+    with use("serial"):
+        fourth = nbops.add(x, 4)
+    assert len(made) == 2  # for the third and the fourth
+    for result, value in ((first, 2), (second, 3), (third, 3), (fourth, 5)):
+        assert (result == value).all()
+        assert result.flags.writeable
+    assert second.strides == x.strides
+    assert not np.may_share_memory(first, second)
+
+
+def test_large_and_small_results_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = large_arrays.LARGE // 4000 + 1
+    labels, x, share = np.zeros(rows, int), np.zeros((rows, 1000), np.float32), np.ones(rows, np.float32)
+    wanted_losses, wanted = crossentropy_and_gradient(labels, x, share)
+    made = ways(monkeypatch)
+    losses, gradient = crossentropy_and_gradient(labels, x, share)
+    assert made == []
+    np.testing.assert_array_equal(losses, wanted_losses)
+    np.testing.assert_array_equal(gradient, wanted)
+
+
+def test_a_large_result_is_forgotten_with_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.ones(large_arrays.LARGE // 4, np.float32)
+    nbops.negative(x)
+    remember.forget_all()
+    made = ways(monkeypatch)
+    assert (nbops.negative(x) == -1).all()
+    assert len(made) == 1

@@ -48,7 +48,7 @@ KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8448, False), 1: (1040, 384, 4608, False
 )
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 # `multiply_rows` takes so many rows, or VERY_FEW where B is in a near cache, and keeps so many bytes of sums.
-FEW_ROWS, VERY_FEW, SUMS = 16, 4, cache_bytes(1) // 2 or 16384
+FEW_ROWS, VERY_FEW, SUMS = 32, 4, cache_bytes(1) // 2 or 16384
 LINE = 64  # bytes in a cache line
 PAGE = 4096  # rows whole pages apart compete for the same places in a cache
 # A B of at most SMALL bytes stays in the L1 cache. One of at most NEAR stays in L2, and reading it from there
