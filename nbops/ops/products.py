@@ -104,7 +104,7 @@ def _(a: Any, x: Any, out: Any, dout: Any) -> Any:
     return multiply(expand_dims(dout, -1), expand_dims(x, -2)), vecmat(dout, a)
 
 
-@op("(m),(m,n)->(n)", nanoseconds=0.3)
+@op("(m),(m,n)->(n)", nanoseconds=0.1)
 def vecmat(x: Array, a: Array, out: Array) -> None:
     """A vector times a matrix, ``out[j] = Σ x[i] a[i, j]``.
 
@@ -127,6 +127,15 @@ def vecmat(x: Array, a: Array, out: Array) -> None:
 
 
 vecmat.split("n", reduced="m")
+
+
+@vecmat.tune
+def _(dtypes: Dtypes, layout: int) -> Tasks | None:
+    from nbops.tuned import gemm_cpu
+
+    return gemm_cpu.row_tasks(dtypes[0]) if dtypes[0].kind == "f" else None
+
+
 vecmat.tune(cuda="nbops.tuned.cuda.vector_products:vecmat_plan")
 
 

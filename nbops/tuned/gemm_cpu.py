@@ -31,7 +31,7 @@ from nbops.tuned.gemm_kernel import multiply
 from nbops.tuned.vectors import host_tile
 from nbops.turns import TakenError, without_waiting
 
-__all__ = ["Tasks", "dense_tasks", "gemm_tasks_of", "product_tasks", "weight_gradient_tasks"]
+__all__ = ["Tasks", "dense_tasks", "gemm_tasks_of", "product_tasks", "row_tasks", "sums_tasks", "weight_gradient_tasks"]
 
 
 class Tasks(NamedTuple):
@@ -67,6 +67,28 @@ def product_tasks(dtype: Any) -> Tasks:
     of `a` and its column of `b` alone, not on the other rows or columns, the strides or how many threads.
     """
     return _tasks(np.dtype(dtype), "product", gemm_tasks.run_products)
+
+
+def row_tasks(dtype: Any) -> Tasks:
+    """Tasks for ``out = x @ a``, signature ``"(m),(m,n)->(n)"``, with the bits of a row of `product_tasks`.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, of all operands.
+    """
+    return _tasks(np.dtype(dtype), "row", gemm_tasks.run_row)
+
+
+def sums_tasks(dtype: Any) -> Tasks:
+    """Tasks for ``out = x.sum(axis=0)``, signature ``"(m,n)->(n)"``.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, of all operands.
+    """
+    return _tasks(np.dtype(dtype), "sums", gemm_tasks.run_sums)
 
 
 def dense_tasks(dtype: Any, activation: str = "linear") -> Tasks:

@@ -2,7 +2,7 @@
 
 Three steps, all with the task signature ``void task(int64 *words, int64 start, int64 stop)``::
 
-    run_products             ---+
+    run_products, run_row    ---+
     run_dense, run_gemm      ---+--> run_batch  --> multiply(block, 0, 1)                   on this core
     run_weight_gradients     ---+               --> launch --> multiply(block, w, w + 1)    on all, worker w
 
@@ -138,6 +138,17 @@ def run_products(frame: Any, start: int, stop: int) -> None:
     submit(words, frame, start, stop)
 
 
+def run_row(frame: Any, start: int, stop: int) -> None:
+    """``"(m),(m,n)->(n)"``: a product whose first operand is one row."""
+    words = argument_block()
+    words[M], words[K], words[N] = 1, frame[CORE], frame[CORE + 1]
+    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 3
+    words[A_STEP] = frame[WIDTH + CORE]
+    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
+    words[C_COLUMN] = frame[3 * WIDTH + CORE]
+    submit(words, frame, start, stop)
+
+
 def run_dense(frame: Any, start: int, stop: int) -> None:
     """``"(m,k),(k,n),(n)->(m,n)"``."""
     words = argument_block()
@@ -167,10 +178,7 @@ def describe(words: Any, frame: Any, output: int) -> None:
 
 
 def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
-    """``"(m,k),(m,n)->(k,n),(n)"``, computed as two products: ``x.T @ dz``, and a row of ones times dz.
-
-    The row of ones is a single number that is read with stride 0.
-    """
+    """``"(m,k),(m,n)->(k,n),(n)"``, computed as two products: ``x.T @ dz``, and a row of ones times dz."""
     words = argument_block()
     words[M], words[K], words[N] = frame[CORE + 1], frame[CORE], frame[CORE + 2]
     words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 3
@@ -179,13 +187,30 @@ def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
     words[C_ROW], words[C_COLUMN] = frame[3 * WIDTH + CORE], frame[3 * WIDTH + CORE + 1]
     submit(words, frame, start, stop)
     sums = argument_block()
-    sums[M], sums[K], sums[N] = 1, frame[CORE], frame[CORE + 2]
+    describe_sums(sums, frame, frame[CORE + 2], 2, 4)
     sums[ONE] = TILE[4]
-    sums[A] = address_of(sums) + 8 * ONE
-    sums[B_OPERAND], sums[C_OPERAND] = 2, 4
-    sums[B_STEP], sums[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
-    sums[C_COLUMN] = frame[4 * WIDTH + CORE]
     submit(sums, frame, start, stop)
+
+
+def run_sums(frame: Any, start: int, stop: int) -> None:
+    """``"(m,n)->(n)"``, the sums of columns: a row of ones times the matrix."""
+    words = argument_block()
+    describe_sums(words, frame, frame[CORE + 1], 1, 2)
+    words[ONE] = TILE[4]
+    submit(words, frame, start, stop)
+
+
+@part
+def describe_sums(words: Any, frame: Any, columns: int, matrix: int, output: int) -> None:
+    """A row of ones times operand number `matrix`, whose rows are the frame's first core axis.
+
+    The row of ones is a single number that is read with stride 0.
+    """
+    words[M], words[K], words[N] = 1, frame[CORE], columns
+    words[A] = address_of(words) + 8 * ONE
+    words[B_OPERAND], words[C_OPERAND] = matrix, output
+    words[B_STEP], words[B_COLUMN] = frame[matrix * WIDTH + CORE], frame[matrix * WIDTH + CORE + 1]
+    words[C_COLUMN] = frame[output * WIDTH + CORE]
 
 
 def submit(words: Any, frame: Any, start: int, stop: int) -> None:
