@@ -357,6 +357,7 @@ DENSE = [
     ((3, 0), (0, 5), (5,)),
 ]
 ROWS = [((3, 5),), ((6,),), ((2, 3, 4),), ((4, 1),), ((1, 300),), ((0, 4),)]
+COLUMNS = [((3, 5),), ((2, 70, 3),), ((5, 1),), ((9, 130),), ((0, 4),), ((4, 0),)]
 PAIRS_OF_ROWS = [(*x, *x) for x in ROWS] + [((2, 1, 5), (3, 5))]
 LABELLED = [((3,), (3, 5)), ((), (4,)), ((2, 3), (2, 3, 4)), ((2, 1), (3, 4)), ((2,), (2, 1)), ((0,), (0, 4))]
 WITH_POSITIONS = [(y, x[-1:], x) for y, x in LABELLED]
@@ -386,6 +387,13 @@ def _reduction(name: str, numpy_function: Any, shapes: Any, integers: str, **arg
     described = ", ".join(f"{key}={value}" for key, value in arguments.items())
     count = lambda x: int(np.prod(x))  # noqa: E731
     return Case(f"{name}({described})", ours, oracle, shapes, steps=count, integers=integers, numpy=oracle)
+
+
+_of_columns: dict[str, Any] = {
+    "steps": lambda x: x[-2],
+    "differentiable": (),
+    "integers": "float",
+}
 
 
 # ---- the table ---------------------------------------------------------------------------------------
@@ -611,6 +619,8 @@ CASES = [
     _op("log_softmax", log_softmax, ROWS, steps=_last, integers="float"),
     _op("softmax_gradient", softmax_gradient, PAIRS_OF_ROWS, steps=_last, integers="float"),
     _op("log_softmax_gradient", log_softmax_gradient, PAIRS_OF_ROWS, steps=_last, integers="float"),
+    _op("softmax_of_columns", partial(softmax, axis=-2), COLUMNS, **_of_columns),
+    _op("log_softmax_of_columns", partial(log_softmax, axis=-2), COLUMNS, **_of_columns),
     _op(
         "peak_and_sum",
         lambda x: (x.max(-1, initial=-np.inf), np.exp(x - x.max(-1, keepdims=True, initial=-np.inf)).sum(-1)),

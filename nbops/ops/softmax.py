@@ -19,6 +19,7 @@ from nbops.kernel import Array, Scalar, lanes
 from nbops.op import Op, elementwise, op
 from nbops.ops.elementwise import add, log, maximum, subtract
 from nbops.ops.shapes import expand_dims
+from nbops.ops.softmax_columns import along_columns, log_softmax_of_columns, softmax_of_columns
 from nbops.ops.softmax_gradients import log_softmax_gradient, softmax_gradient
 from nbops.tuned import rows_cpu
 from nbops.tuned.exponential import exp as exponential
@@ -177,7 +178,7 @@ def softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None = Non
     array([[0.5, 0.5],
            [1. , 0. ]])
     """
-    return _along(softmax_last, x, axis, out, target)
+    return _along(softmax_last, softmax_of_columns, x, axis, out, target)
 
 
 def log_softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None = None) -> Any:
@@ -205,14 +206,17 @@ def log_softmax(x: Any, axis: int = -1, *, out: Any = None, target: str | None =
     >>> nbops.log_softmax(np.array([1000.0, 0.0]))
     array([    0., -1000.])
     """
-    return _along(log_softmax_last, x, axis, out, target)
+    return _along(log_softmax_last, log_softmax_of_columns, x, axis, out, target)
 
 
-def _along(rows: Op, x: Any, axis: int, out: Any, target: str | None) -> Any:
+def _along(rows: Op, columns: Op, x: Any, axis: int, out: Any, target: str | None) -> Any:
     try:
         axis = operator.index(axis)
     except TypeError:
         raise TypeError(f"{rows.name}: axis is {axis!r}; expected one integer") from None
     last = axis == -1 or axis + 1 == arrays.rank(x)
+    result = None if last else along_columns(columns, x, axis, out, target)
+    if result is not None:
+        return result
     axes = None if last else [(axis,), (axis,)]
     return rows(x, out=out, axes=axes, target=target)

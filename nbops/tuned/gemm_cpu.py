@@ -31,7 +31,15 @@ from nbops.tuned.gemm_kernel import multiply
 from nbops.tuned.vectors import host_tile
 from nbops.turns import TakenError, without_waiting
 
-__all__ = ["Tasks", "dense_tasks", "gemm_tasks_of", "product_tasks", "row_tasks", "sums_tasks", "weight_gradient_tasks"]
+__all__ = [
+    "Tasks",
+    "dense_tasks",
+    "gemm_tasks_of",
+    "product_tasks",
+    "row_tasks",
+    "sums_tasks",
+    "weight_gradient_tasks",
+]
 
 
 class Tasks(NamedTuple):
