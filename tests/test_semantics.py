@@ -514,3 +514,24 @@ def test_a_loop_can_be_replaced_after_a_call(run_python: Any) -> None:
         assert twice(x).tolist() == [0, 2, 4, 6, 8]
         assert twice(x).tolist() == [0, 2, 4, 6, 8]
     """)
+
+
+@pytest.mark.parametrize("function", [nbops.softmax, nbops.log_softmax])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_column_has_the_same_bits_in_any_company(function: Any, dtype: str) -> None:
+    """Along another axis than the last, columns are computed together."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 131, 150)).astype(dtype)
+    with nbops.use("serial"):
+        whole = function(x, axis=1)
+    by_rows = np.moveaxis(function(np.moveaxis(x, 1, -1).copy()), -1, 1)
+    np.testing.assert_allclose(whole, by_rows, rtol=8 * np.finfo(dtype).eps)
+    with nbops.use("parallel"):
+        assert (function(x, axis=-2) == whole).all()
+    for columns in (slice(0, 4), slice(60, 70), slice(100, 150)):
+        assert (function(x[:, :, columns].copy(), axis=1) == whole[:, :, columns]).all()
+    out = np.full_like(x, np.nan)
+    assert function(x, axis=1, out=out) is out
+    assert (out == whole).all()
+    function(x, axis=1, out=x)
+    assert (x == whole).all()

@@ -13,6 +13,8 @@ import numpy as np
 
 from nbops.kernel import Array, Scalar, prange
 from nbops.op import Op, op
+from nbops.settings import settings
+from nbops.targets import cuda
 from nbops.tuned import columns_cpu
 from nbops.tuned.lanes import LANES
 from nbops.tuned.twins import compiled_as
@@ -70,6 +72,9 @@ FEWEST = 4  # columns; fewer fill no vector
 
 def along_columns(columns: Op, x: Any, axis: int, out: Any, target: str | None) -> Any:
     """The op along an axis of an array, as one on matrices; None where that is not how the array lies."""
+    asked = target or settings().target
+    if asked in cuda.TARGETS or (asked == "auto" and cuda.available()):
+        return None  # a GPU has threads for rows in any layout
     arrays = [x] if out is None else [x, out]
     if not all(type(array) is np.ndarray and array.flags.c_contiguous for array in arrays):
         return None
