@@ -134,13 +134,13 @@ def _matmul(given: Arrays, options: Options) -> dict[str, Oracle]:
 
 
 def _softmax(given: Arrays, options: Options) -> dict[str, Oracle]:
-    value = _probabilities(given["x"].astype(np.float64))
+    value = _probabilities(given["x"].astype(np.float64), options["axis"])
     return {"out": Oracle(value, value)}
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    powers: np.ndarray = np.exp(logits - logits.max(-1, keepdims=True))
-    shares: np.ndarray = powers / powers.sum(-1, keepdims=True)
+def _probabilities(logits: np.ndarray, axis: int = -1) -> np.ndarray:
+    powers: np.ndarray = np.exp(logits - logits.max(axis, keepdims=True))
+    shares: np.ndarray = powers / powers.sum(axis, keepdims=True)
     return shares
 
 
@@ -236,7 +236,7 @@ def tolerance(kind: str, options: Options) -> float:
         "add_relu": lambda: 1,
         "matmul": lambda: options["k"],
         "training_step": lambda: max(options["sizes"]),
-        "softmax": lambda: options["shape"][1],
+        "softmax": lambda: options["shape"][options["axis"]],
         "crossentropy": lambda: options["shape"][1],
         "vecdot": lambda: options["length"],
     }

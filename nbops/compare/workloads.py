@@ -87,6 +87,8 @@ _PRODUCTS = (
     (512, 128, 10, "TN"),
     (10000, 784, 512, "NN"),
 )
+#: Few rows, and a short inner axis: reading B, and writing C, take longer than the arithmetic.
+_THIN_PRODUCTS = ((1, 784, 512, "NN"), (8, 784, 512, "NN"), (32, 784, 512, "NN"), (2000, 20, 2000, "NN"))
 _SMALL_PRODUCTS = ((16, 16, 16, "NN"), (24, 12, 20, "TN"), (12, 20, 24, "NT"))
 _FORMS = {"fused": "add+relu, fresh result", "out": "add+relu, out=", "calls": "add, relu: two calls"}
 
@@ -106,15 +108,25 @@ def _add_relu(shape: Sequence[int], dtype: str, form: str, group: str) -> Worklo
     )
 
 
-def _matmul(m: int, k: int, n: int, layout: str, dtype: str) -> Workload:
+def _matmul(m: int, k: int, n: int, layout: str, dtype: str, group: str = "") -> Workload:
     options = {"m": m, "k": k, "n": n, "layout": layout, "dtype": dtype}
     return Workload(
         f"matmul {m}x{k}x{n} {layout} {dtype}",
-        f"matmul {dtype}",
+        group or f"matmul {dtype}",
         "matmul",
         options,
         flops=operations("matmul", options),
         bytes=(m * k + k * n + m * n) * _ITEMSIZE[dtype],
+    )
+
+
+def _softmax(rows: int, columns: int, axis: int) -> Workload:
+    return Workload(
+        f"softmax {rows}x{columns} float32" + (" of columns" if axis == 0 else ""),
+        "rows",
+        "softmax",
+        {"shape": [rows, columns], "axis": axis, "dtype": "float32"},
+        bytes=8 * rows * columns,
     )
 
 
@@ -162,18 +174,17 @@ def workloads(small: bool = False) -> list[Workload]:
             for product in (_SMALL_PRODUCTS if small else _PRODUCTS)
         ),
         *(
+            _matmul(*product, "float32", "thin matmul float32")
+            for product in ([(1, 12, 20, "NN")] if small else _THIN_PRODUCTS)
+        ),
+        *(
             _training(optimizer, batch, sizes, path)
             for path in ("numpy", "tf.function")
             for optimizer in ("sgd", "rmsprop")
         ),
         *(_add_relu(large, "float32", form, "large add+relu") for form in ("out", "fused")),
-        Workload(
-            f"softmax {rows}x{columns} float32",
-            "rows",
-            "softmax",
-            {"shape": [rows, columns], "dtype": "float32"},
-            bytes=8 * rows * columns,
-        ),
+        _softmax(rows, columns, -1),
+        _softmax(rows, columns, 0),
         Workload(
             f"cross-entropy, forward and gradient {samples}x{classes} float32",
             "rows",

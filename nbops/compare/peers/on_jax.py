@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +58,7 @@ def matmul(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
 
 
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
-    return _jitted(jax.nn.softmax, jnp.asarray(given["x"]))
+    return _jitted(functools.partial(jax.nn.softmax, axis=options["axis"]), jnp.asarray(given["x"]))
 
 
 def _mean_loss(logits: Any, labels: Any) -> Any:

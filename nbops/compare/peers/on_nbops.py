@@ -64,7 +64,7 @@ def matmul(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x = given["x"]
     out = aligned(np.full_like(x, np.nan))
-    return holding(lambda: nbops.softmax(x, out=out), np.asarray)
+    return holding(lambda: nbops.softmax(x, options["axis"], out=out), np.asarray)
 
 
 def crossentropy(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:

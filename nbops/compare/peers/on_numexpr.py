@@ -37,12 +37,12 @@ def add_relu(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
 
 
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
-    x = given["x"]
+    x, axis = given["x"], options["axis"]
     out = aligned(np.full_like(x, np.nan))
 
     def run() -> np.ndarray:
-        numexpr.evaluate("exp(x - peak)", {"x": x, "peak": x.max(-1, keepdims=True)}, out=out)
-        numexpr.evaluate("out / total", {"out": out, "total": out.sum(-1, keepdims=True)}, out=out)
+        numexpr.evaluate("exp(x - peak)", {"x": x, "peak": x.max(axis, keepdims=True)}, out=out)
+        numexpr.evaluate("out / total", {"out": out, "total": out.sum(axis, keepdims=True)}, out=out)
         return out
 
     return holding(run, np.asarray)

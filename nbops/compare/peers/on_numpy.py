@@ -43,16 +43,16 @@ def matmul(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     return holding(lambda: np.matmul(a, b, out=out), np.asarray)
 
 
-def softmax_into(x: np.ndarray, out: np.ndarray) -> Any:
-    np.subtract(x, x.max(-1, keepdims=True), out=out)
+def softmax_into(x: np.ndarray, out: np.ndarray, axis: int = -1) -> Any:
+    np.subtract(x, x.max(axis, keepdims=True), out=out)
     np.exp(out, out=out)
-    return np.divide(out, out.sum(-1, keepdims=True), out=out)
+    return np.divide(out, out.sum(axis, keepdims=True), out=out)
 
 
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x = given["x"]
     out = aligned(np.full_like(x, np.nan))
-    return holding(lambda: softmax_into(x, out), np.asarray)
+    return holding(lambda: softmax_into(x, out, options["axis"]), np.asarray)
 
 
 def loss_and_gradient(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray, out: np.ndarray) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ def matmul(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
 
 
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
-    return _traced(tf.nn.softmax, tf.constant(given["x"]))
+    return _traced(functools.partial(tf.nn.softmax, axis=options["axis"]), tf.constant(given["x"]))
 
 
 def _mean_loss(logits: Any, labels: Any) -> Any:

@@ -55,7 +55,7 @@ def matmul(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
 def softmax(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
     x = torch.from_numpy(given["x"])
     out = torch.full_like(x, math.nan)
-    return holding(lambda: torch.softmax(x, -1, out=out), np.asarray)
+    return holding(lambda: torch.softmax(x, options["axis"], out=out), np.asarray)
 
 
 def crossentropy(given: dict[str, np.ndarray], options: dict[str, Any]) -> Case:
