@@ -113,6 +113,7 @@ class ShortWay:
 
     def large_results(self, given: Sequence[Any]) -> Any:
         """``out=`` for a call like a remembered one with large results; None where there is none."""
+        # Under other settings the shapes are the same; `call` goes the long way then, with these arrays.
         wanted = self._large.get(_look(given)) if self._large else None
         if wanted is None:
             return None

@@ -519,19 +519,40 @@ def test_a_loop_can_be_replaced_after_a_call(run_python: Any) -> None:
 @pytest.mark.parametrize("function", [nbops.softmax, nbops.log_softmax])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_a_column_has_the_same_bits_in_any_company(function: Any, dtype: str) -> None:
-    """Along another axis than the last, columns are computed together."""
+    """Along another axis than the last, columns are computed together, where the array lies so."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 131, 150)).astype(dtype)
     with nbops.use("serial"):
         whole = function(x, axis=1)
-    by_rows = np.moveaxis(function(np.moveaxis(x, 1, -1).copy()), -1, 1)
-    np.testing.assert_allclose(whole, by_rows, rtol=8 * np.finfo(dtype).eps)
+    assert whole.flags.owndata
     with nbops.use("parallel"):
         assert (function(x, axis=-2) == whole).all()
-    for columns in (slice(0, 4), slice(60, 70), slice(100, 150)):
+    assert (function(np.asfortranarray(x), axis=1) == whole).all()
+    assert (function(np.moveaxis(x, 1, -1).copy()) == np.moveaxis(whole, 1, -1)).all()
+    strided = np.empty((3, 131, 300), dtype)[:, :, ::2]
+    assert (function(x, axis=1, out=strided) == whole).all()
+    for columns in (slice(0, 1), slice(0, 3), slice(0, 4), slice(60, 70), slice(100, 150)):
+        assert (function(x[:, :, columns], axis=1) == whole[:, :, columns]).all()
         assert (function(x[:, :, columns].copy(), axis=1) == whole[:, :, columns]).all()
+    few = x[:, :7]
+    assert (function(few, axis=1) == np.moveaxis(function(np.moveaxis(few, 1, -1).copy()), -1, 1)).all()
     out = np.full_like(x, np.nan)
     assert function(x, axis=1, out=out) is out
     assert (out == whole).all()
     function(x, axis=1, out=x)
     assert (x == whole).all()
+
+
+def test_an_error_of_softmax_along_another_axis_has_its_name() -> None:
+    for out in (
+        np.zeros((5, 8), "i4"),
+        np.zeros((5, 7), "f4"),
+        np.frombuffer(bytes(160), "f4").reshape(5, 8),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"^softmax: "):
+            nbops.softmax(np.ones((5, 8), "f4"), 0, out=out)
+
+
+def test_a_mean_keeps_a_byte_order_by_any_name_of_its_axis() -> None:
+    x = np.arange(12.0).reshape(3, 4).astype(">f4")
+    assert nbops.mean(x, axis=0).dtype == nbops.mean(x, axis=(0,)).dtype == x.dtype

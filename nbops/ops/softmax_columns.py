@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nbops import arrays
 from nbops.kernel import Array, Scalar, prange
 from nbops.op import Op, op
 from nbops.settings import settings
@@ -75,16 +76,20 @@ def along_columns(columns: Op, x: Any, axis: int, out: Any, target: str | None) 
     asked = target or settings().target
     if asked in cuda.TARGETS or (asked == "auto" and cuda.available()):
         return None  # a GPU has threads for rows in any layout
-    arrays = [x] if out is None else [x, out]
-    if not all(type(array) is np.ndarray and array.flags.c_contiguous for array in arrays):
+    given = [x] if out is None else [x, out]
+    if not all(type(array) is np.ndarray and array.flags.c_contiguous for array in given):
         return None
-    if x.dtype.char not in "fd" or not -x.ndim <= axis < x.ndim or any(y.shape != x.shape for y in arrays):
+    if x.dtype.char not in "fd" or not -x.ndim <= axis < x.ndim:
         return None
+    if out is not None and (out.shape != x.shape or out.dtype != x.dtype or not out.flags.writeable):
+        return None  # the other way's message has the right name
     axis %= x.ndim
     behind = math.prod(x.shape[axis + 1 :])
     if behind < FEWEST or x.size == 0:
         return None
+    if x.ndim == 2:
+        return columns(x, out=out, target=target)
     shape = (*x.shape[: axis + 1], behind)
-    matrices = None if out is None else out.reshape(shape)
-    result = columns(x.reshape(shape), out=matrices, target=target)
-    return result.reshape(x.shape) if out is None else out
+    result = arrays.new_array(x.shape, x.dtype.newbyteorder("="), "C") if out is None else out
+    columns(x.reshape(shape), out=result.reshape(shape), target=target)
+    return result

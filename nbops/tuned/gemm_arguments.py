@@ -49,6 +49,7 @@ KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8448, False), 1: (1040, 384, 4608, False
 SHORT = min(64, cache_bytes(2) // NC)  # a short inner axis: kc such that all panels stay in the L2 cache
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
 # `multiply_rows` takes so many rows, or VERY_FEW where B is in a near cache, and keeps so many bytes of sums.
+# With VERY_FEW columns, the product is transposed, so that they are rows.
 FEW_ROWS, VERY_FEW, SUMS = 32, 4, cache_bytes(1) // 2 or 16384
 LINE = 64  # bytes in a cache line
 PAGE = 4096  # rows whole pages apart compete for the same places in a cache

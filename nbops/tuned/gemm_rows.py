@@ -2,8 +2,8 @@
 
 Each element of B is used once per row of A, so with few rows nothing is gained by packing it: reading it
 is the work. `multiply_rows` therefore reads B's rows in the order of memory, four at a time, and adds
-their multiples to the rows of sums, which stay in the L1 cache, four again at a time: then a core has 16
-multiply-adds for 8 loads. Meanwhile it asks for the next four rows of B::
+their multiples to the rows of sums, which stay in the L1 cache, four again at a time: with 32 vector
+registers, a core then has 16 multiply-adds for 8 loads. Meanwhile it asks for the next four rows of B::
 
       A                  B
       [a0 a1 a2 a3 ..]   [b0 b0 b0 b0 b0 ..]      sums += a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3

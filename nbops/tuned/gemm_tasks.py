@@ -3,7 +3,7 @@
 Three steps, all with the task signature ``void task(int64 *words, int64 start, int64 stop)``::
 
     run_products, run_row    ---+
-    run_dense, run_gemm      ---+--> run_batch  --> multiply(block, 0, 1)                   on this core
+    run_dense, run_gemm, …   ---+--> run_batch  --> multiply(block, 0, 1)                   on this core
     run_weight_gradients     ---+               --> launch --> multiply(block, w, w + 1)    on all, worker w
 
 The functions on the left differ for each kind of product; they say which operand is which. `run_batch`
