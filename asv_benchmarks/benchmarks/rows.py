@@ -15,7 +15,7 @@ class Softmax(Compared):
     param_names = ("shape", "implementation")
 
     def setup(self, shape, implementation):
-        self.prepare(implementation, shape=shape, dtype="float32")
+        self.prepare(implementation, shape=shape, axis=-1, dtype="float32")
 
     def time_softmax(self, shape, implementation):
         self.case.run()
@@ -29,7 +29,7 @@ class SoftmaxError(Compared):
     param_names = ("implementation",)
 
     def setup(self, implementation):
-        self.prepare(implementation, shape=(1024, 1024), dtype="float32")
+        self.prepare(implementation, shape=(1024, 1024), axis=-1, dtype="float32")
 
     def track_error(self, implementation):
         return self.error()
