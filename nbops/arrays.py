@@ -171,6 +171,11 @@ def check_labels_agree(name: str, operands: Sequence[Any]) -> None:
             )
 
 
+def is_plain(value: Any) -> bool:
+    """Whether a value is exactly an ndarray, of float32 or float64 as the machine has them."""
+    return type(value) is np.ndarray and value.dtype.char in "fd" and value.dtype.isnative
+
+
 def native(array: Any, dtype: np.dtype[Any]) -> np.ndarray:
     """The operand with this dtype, in native byte order and aligned; copied only where it must be."""
     converted = np.asarray(array, dtype=dtype)

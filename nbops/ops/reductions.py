@@ -161,7 +161,7 @@ def _loop_of_plain(x: Any, axis: Any) -> Op | None:
 
     Everything else that a call may be takes longer to tell than a small sum.
     """
-    if type(x) is not np.ndarray or x.dtype.char not in "fd" or not x.dtype.isnative:
+    if not arrays.is_plain(x):
         return None
     if (axis is None and x.ndim == 1) or (type(axis) is int and axis in (-1, x.ndim - 1) and x.ndim > 0):
         return sum_row

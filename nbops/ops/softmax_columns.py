@@ -77,9 +77,9 @@ def along_columns(columns: Op, x: Any, axis: int, out: Any, target: str | None) 
     if asked in cuda.TARGETS or (asked == "auto" and cuda.available()):
         return None  # a GPU has threads for rows in any layout
     given = [x] if out is None else [x, out]
-    if not all(type(array) is np.ndarray and array.flags.c_contiguous for array in given):
+    if not all(arrays.is_plain(array) and array.flags.c_contiguous for array in given):
         return None
-    if x.dtype.char not in "fd" or not -x.ndim <= axis < x.ndim:
+    if not -x.ndim <= axis < x.ndim:
         return None
     if out is not None and (out.shape != x.shape or out.dtype != x.dtype or not out.flags.writeable):
         return None  # the other way's message has the right name
@@ -90,6 +90,6 @@ def along_columns(columns: Op, x: Any, axis: int, out: Any, target: str | None) 
     if x.ndim == 2:
         return columns(x, out=out, target=target)
     shape = (*x.shape[: axis + 1], behind)
-    result = arrays.new_array(x.shape, x.dtype.newbyteorder("="), "C") if out is None else out
+    result = arrays.new_array(x.shape, x.dtype, "C") if out is None else out
     columns(x.reshape(shape), out=result.reshape(shape), target=target)
     return result

@@ -141,11 +141,8 @@ def run_products(frame: Any, start: int, stop: int) -> None:
 def run_row(frame: Any, start: int, stop: int) -> None:
     """``"(m),(m,n)->(n)"``: a product whose first operand is one row."""
     words = argument_block()
-    words[M], words[K], words[N] = 1, frame[CORE], frame[CORE + 1]
-    words[A_OPERAND], words[B_OPERAND], words[C_OPERAND] = 1, 2, 3
-    words[A_STEP] = frame[WIDTH + CORE]
-    words[B_STEP], words[B_COLUMN] = frame[2 * WIDTH + CORE], frame[2 * WIDTH + CORE + 1]
-    words[C_COLUMN] = frame[3 * WIDTH + CORE]
+    describe_row(words, frame, frame[CORE + 1], 2, 3)
+    words[A_OPERAND], words[A_STEP] = 1, frame[WIDTH + CORE]
     submit(words, frame, start, stop)
 
 
@@ -187,30 +184,33 @@ def run_weight_gradients(frame: Any, start: int, stop: int) -> None:
     words[C_ROW], words[C_COLUMN] = frame[3 * WIDTH + CORE], frame[3 * WIDTH + CORE + 1]
     submit(words, frame, start, stop)
     sums = argument_block()
-    describe_sums(sums, frame, frame[CORE + 2], 2, 4)
-    sums[ONE] = TILE[4]
+    describe_row(sums, frame, frame[CORE + 2], 2, 4)
+    fill_with_ones(sums, TILE[4])
     submit(sums, frame, start, stop)
 
 
 def run_sums(frame: Any, start: int, stop: int) -> None:
     """``"(m,n)->(n)"``, the sums of columns: a row of ones times the matrix."""
     words = argument_block()
-    describe_sums(words, frame, frame[CORE + 1], 1, 2)
-    words[ONE] = TILE[4]
+    describe_row(words, frame, frame[CORE + 1], 1, 2)
+    fill_with_ones(words, TILE[4])
     submit(words, frame, start, stop)
 
 
 @part
-def describe_sums(words: Any, frame: Any, columns: int, matrix: int, output: int) -> None:
-    """A row of ones times operand number `matrix`, whose rows are the frame's first core axis.
-
-    The row of ones is a single number that is read with stride 0.
-    """
+def describe_row(words: Any, frame: Any, columns: int, matrix: int, output: int) -> None:
+    """The product of some row and operand number `matrix`, whose rows are the frame's first core axis."""
     words[M], words[K], words[N] = 1, frame[CORE], columns
-    words[A] = address_of(words) + 8 * ONE
     words[B_OPERAND], words[C_OPERAND] = matrix, output
     words[B_STEP], words[B_COLUMN] = frame[matrix * WIDTH + CORE], frame[matrix * WIDTH + CORE + 1]
     words[C_COLUMN] = frame[output * WIDTH + CORE]
+
+
+@part
+def fill_with_ones(words: Any, one: int) -> None:
+    """The row is of ones: of a single number, which is read with stride 0."""
+    words[ONE] = one
+    words[A] = address_of(words) + 8 * ONE
 
 
 def submit(words: Any, frame: Any, start: int, stop: int) -> None:

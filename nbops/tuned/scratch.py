@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from nbops import compiler, forks
+from nbops.large_arrays import HUGE_PAGE
 from nbops.targets.atomics import advise, load, store, swap_if
 from nbops.tuned.pointers import release, try_to_allocate
 
 __all__ = ["lending"]
 
-HUGE_PAGE = 2 << 20
 #: The record's words: where the block starts, its size, what was allocated for it, and whether it is lent.
 START, SIZE, ALLOCATED, LENT = 0, 8, 16, 24
 SYMBOL = "nbops_scratch"
