@@ -12,8 +12,8 @@ here, once, in functions that run interpreted as well as inside a TensorFlow ker
 **Frame**: a header row, then one row per operand, `WIDTH` words each, with room for `MAX_CORE` core axes and
 `MAX_BATCH` of the batch::
 
-    header   [items, batch rank, layout, workers, backwards, -...]  [core sizes]     [batch sizes]
-    operand  [pointer, itemsize, -...]                              [core strides]   [batch strides]
+    header   [items, batch rank, layout, workers, backwards, serial, -...]  [core sizes]    [batch sizes]
+    operand  [pointer, itemsize, -...]                                      [core strides]  [batch strides]
 
 Batch axes are merged where the strides of all operands allow it, so most calls have batch rank 0 or 1. An
 elementwise op (all operands ``()``) takes the last merged axis as its core axis, the *columns*; its items
@@ -65,6 +65,7 @@ GEOMETRY_WIDTH = STRIDES + MAX_BATCH
 # a frame row
 ITEMS, BATCH_RANK, LAYOUT, WORKERS = 0, 1, 2, 3  # the launcher says how many threads may share an item
 BACKWARDS = 4  # whether an elementwise op may begin with its last elements: `nbops.repeat` turns it round
+SERIAL = 5  # where the launcher puts the serial task's address, for a parallel task that cuts items
 CORE = 8
 BATCH = CORE + MAX_CORE
 WIDTH = BATCH + MAX_BATCH

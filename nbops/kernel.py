@@ -24,6 +24,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from nbops import compiler
 from nbops.signature import Signature
+from nbops.targets.cuts import cut_task
 from nbops.targets.tasks import compile_task
 
 __all__ = ["Array", "Dtypes", "Kernel", "Scalar", "Tasks", "lanes", "prange"]
@@ -113,6 +114,7 @@ class Kernel:
         self._helpers = helpers
         self._tuner: Tuner | None = None
         self.cuda_planner: CudaPlanner | None = None
+        self.cut_axis: int | None = None  # the number of the core axis that cores can share an item along
         self._compiled: dict[Any, Any] = {}
 
     @functools.cached_property
@@ -138,7 +140,9 @@ class Kernel:
 
     def as_written(self) -> Kernel:
         """The same loop without its tuned kernel."""
-        return Kernel(self.written, self.signature, self.name, **self._helpers)
+        kernel = Kernel(self.written, self.signature, self.name, **self._helpers)
+        kernel.cut_axis = self.cut_axis
+        return kernel
 
     @property
     def formula(self) -> Callable[..., Any] | None:
@@ -152,10 +156,11 @@ class Kernel:
 
     @property
     def divisible(self) -> bool:
-        """Whether one item can be shared between cores: elements can, and a loop with ``prange``."""
+        """Whether cores can share an item: elements, an axis that can be cut, a loop with ``prange``."""
         return (
             self.signature.is_elementwise
             or self._tuner is not None
+            or self.cut_axis is not None
             or "prange" in self.loop.__code__.co_names
         )
 
@@ -175,8 +180,13 @@ class Kernel:
         tuned = self._tuner and self._tuner(dtypes, layout)
         if tuned:
             return (tuned.parallel if parallel else tuned.serial), tuned
-        if parallel and (numba.config.BOUNDSCHECK or "prange" not in self.loop.__code__.co_names):
-            return 0, None  # Numba drops what is raised inside a prange, so bounds are checked without
+        if parallel and numba.config.BOUNDSCHECK:
+            return 0, None  # what is raised on another thread is dropped, so bounds are checked without
+        if parallel and self.cut_axis is not None:
+            task = cut_task(self.signature, self.cut_axis)
+            return task.address, task
+        if parallel and "prange" not in self.loop.__code__.co_names:
+            return 0, None
         task = compile_task(self.loop, self.signature, dtypes, layout, self.name, parallel)
         return task.address, task
 

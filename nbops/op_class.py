@@ -14,7 +14,7 @@ from nbops.dtypes import Types
 from nbops.execution import Axes
 from nbops.kernel import CudaPlanner, Kernel, Loop, Tuner
 from nbops.labels import Labels
-from nbops.pieces import Combine, Pieces
+from nbops.pieces import Combine, Pieces, leading_axis
 from nbops.settings import recorder
 from nbops.signature import Signature
 from nbops.targets import cuda
@@ -189,6 +189,7 @@ class Op:
         """Say which core axes can be cut, ``matmul.split("m,n", reduced="k")``; see `nbops.pieces`."""
         pieces = Pieces.parse(self.name, self.signature, independent, reduced)
         self.pieces = pieces._replace(combine=combine, rule=self.pieces.rule)
+        self.kernel.cut_axis = leading_axis(self.signature, pieces.independent)
 
     def piecewise(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Register ``rule(*inputs)``: the op, written with ops that can be cut; see `nbops.pieces`."""

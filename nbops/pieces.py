@@ -10,7 +10,8 @@ neither
     the axis must stay whole, unless the op has a *piecewise* rule, the same function written with ops that
     can be cut: softmax from its rows' largest elements and sums.
 
-`nbops.dask` reads nothing else of an op, and so could anything that holds an array in pieces.
+`nbops.dask` reads nothing else of an op, and so could anything that holds an array in pieces. On a CPU, cores
+share a batch item along an independent axis; see `nbops.targets.cuts`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 from nbops.signature import Signature
 
-__all__ = ["Combine", "Pieces"]
+__all__ = ["Combine", "Pieces", "leading_axis"]
 
 #: ``combine(left, right)``: one result from those on two neighbouring pieces; a tuple for several outputs.
 Combine = Callable[[Any, Any], Any]
@@ -86,3 +87,14 @@ class Pieces(NamedTuple):
             return results[0]
         middle = len(results) // 2
         return self.pair(self.combine_all(results[:middle]), self.combine_all(results[middle:]))
+
+
+def leading_axis(signature: Signature, independent: tuple[str, ...]) -> int | None:
+    """The number of the first independent axis that comes first wherever it comes; None if there is none.
+
+    Arrays whose later axes are whole stay contiguous.
+    """
+    for axis in independent:
+        if all(names.index(axis) == 0 for names in signature.operands if axis in names):
+            return signature.axis_names.index(axis)
+    return None

@@ -76,6 +76,15 @@ def _(x: Any, y: Any, out: Any, dout: Any) -> Any:
     return multiply(column, y), multiply(column, x)
 
 
+@compiled_as(sums_cpu.row_dot)
+def row_dot(row: Array, x: Array) -> Scalar:
+    """``Σ row[j] x[j]``."""
+    total = row.dtype.type(0)
+    for j in range(row.shape[0]):
+        total += row[j] * x[j]
+    return total
+
+
 @op("(m,n),(n)->(m)", nanoseconds=0.15)
 def matvec(a: Array, x: Array, out: Array) -> None:
     """A matrix times a vector, ``out[i] = Σ a[i, j] x[j]``.
@@ -92,7 +101,7 @@ def matvec(a: Array, x: Array, out: Array) -> None:
     array([21., 43.])
     """
     for i in prange(a.shape[0]):
-        out[i] = block_dot(a[i], x)
+        out[i] = row_dot(a[i], x)
 
 
 matvec.split("m", reduced="n")

@@ -3,8 +3,9 @@
 ============ ==================================================================
 ``python``   the interpreter: the loop as written; the oracle and the teacher
 ``serial``   one core: the loop compiled by Numba, one compile per dtype
-``parallel`` every core: the same task, its items split between threads, or the
-             loop's own ``prange`` where there are fewer items than threads
+``parallel`` every core: the same task, its items split between threads; where
+             there are fewer items than threads, an item's rows, or the loop's
+             own ``prange``
 ``cuda``     a GPU: the same loop, or a tuned kernel, compiled to PTX;
              ``cuda-emulator`` executes that PTX on the CPU, and checks it
 ============ ==================================================================

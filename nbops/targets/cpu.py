@@ -82,7 +82,7 @@ def run(state: int, serial: int, parallel: int, frame: int, items: int, workers:
     """
     words = frame_pointer(state)
     header = frame_pointer(frame)
-    header[frames.WORKERS] = 1
+    header[frames.WORKERS], header[frames.SERIAL] = 1, serial
     if workers > 1:
         workers = min(workers, count_threads())
         if words[OPENMP_LIMIT] != 0:

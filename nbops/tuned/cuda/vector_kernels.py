@@ -10,7 +10,7 @@ added through shared memory.
 
 What is long is cut into parts of PART elements (rows), whose totals go to the workspace; the kernels of
 `nbops.tuned.cuda.sum_kernels` add them. The order of the additions depends on lengths and alignment alone.
-float32 is multiplied and added in float64, as on the CPU (`nbops.tuned.sums_cpu.wide`).
+float32 is multiplied and added in float64, as the CPU does for `vecdot` (`nbops.tuned.sums_cpu.wide`).
 """
 
 from __future__ import annotations
