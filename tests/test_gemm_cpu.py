@@ -29,6 +29,7 @@ from nbops.tuned.gemm_arguments import (
     NC,
     PAGE,
     SUMS,
+    VERY_FEW,
     inner_block,
     near_rows,
     rest_panel,
@@ -356,6 +357,28 @@ def test_few_rows_of_a_large_matrix(k: int, dtype: str) -> None:
             part = LAYOUTS["columns" if rows % 2 else "rows"](a[-rows:])
             assert product(tasks, mode, part, b).tobytes() == whole[-rows:].tobytes()
             assert dense(activated, mode, part, b, bias).tobytes() == whole_dense[-rows:].tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 15, 64, 65, 200, KC + 6])
+def test_few_rows_and_a_transposed_matrix(k: int, dtype: str) -> None:
+    """It is turned square by square; with the bits of many rows. Few columns are few rows, transposed."""
+    rng = np.random.default_rng(14)
+    many = VERY_FEW + 3
+    for n in (1, 15, 16, 63, 64, 65, 300):
+        a, b, bias = random(rng, dtype, many, k), random(rng, dtype, n, k + 7)[:, :k].T, random(rng, dtype, n)
+        tasks, activated = product_tasks(dtype), dense_tasks(dtype, "relu")
+        whole, whole_dense = product(tasks, "serial", a, b), dense(activated, "serial", a, b, bias)
+        assert_product(whole, a, b)
+        for rows in range(1, many):
+            for mode in MODES:
+                part = LAYOUTS["columns" if rows % 2 else "rows"](a[-rows:])
+                assert product(tasks, mode, part, b).tobytes() == whole[-rows:].tobytes()
+                assert product(tasks, mode, b.T, part.T).tobytes() == whole[-rows:].T.tobytes()
+                assert dense(activated, mode, part, b[:, ::-1], bias).tobytes() == (
+                    dense(activated, "serial", a, b[:, ::-1], bias)[-rows:].tobytes()
+                )
+                assert dense(activated, mode, part, b, bias).tobytes() == whole_dense[-rows:].tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

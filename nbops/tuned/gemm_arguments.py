@@ -51,6 +51,7 @@ KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole ve
 # `multiply_rows` takes so many rows, or VERY_FEW where B is in a near cache, and keeps so many bytes of sums.
 # With VERY_FEW columns, the product is transposed, so that they are rows.
 FEW_ROWS, VERY_FEW, SUMS = 32, 4, cache_bytes(1) // 2 or 16384
+TURNED = 64  # it copies so many rows and columns of a transposed B at a time, for VERY_FEW rows of A
 LINE = 64  # bytes in a cache line
 PAGE = 4096  # rows whole pages apart compete for the same places in a cache
 # A B of at most SMALL bytes stays in the L1 cache. One of at most NEAR stays in L2, and reading it from there
@@ -121,8 +122,8 @@ def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: i
     columns_kept = min(columns, NC // itemsize) if rows > most else nr
     panels = (columns_kept + nr - 1) // nr * nr * kc * itemsize
     strips = (min(rows, most + 2 * mr) + mr - 1) // mr * strip_bytes(mr, kc, itemsize)
-    sums = min(FEW_ROWS * (columns * itemsize + LINE), SUMS)
-    size: int = (max(panels + strips + mr * nr * itemsize, sums) // LINE + 1) * LINE
+    turned = TURNED * TURNED * itemsize
+    size: int = (max(panels + strips + mr * nr * itemsize, SUMS + turned) // LINE + 1) * LINE
     return size
 
 

@@ -277,8 +277,9 @@ def multiply(arguments: Any, start: int, stop: int) -> None:
         i0, j0 = worker // arguments[GRID] * arguments[ROWS], worker % arguments[GRID] * arguments[COLUMNS]
         i1, j1 = min(m, i0 + arguments[ROWS]), min(n, j0 + arguments[COLUMNS])
         if i0 < i1:
-            few = i1 - i0 <= (VERY_FEW if arguments[IN_PLACE] != 0 else FEW_ROWS)
-            if few and arguments[B_COLUMN] == size:
+            adjacent = arguments[B_COLUMN] == size
+            few = i1 - i0 <= (FEW_ROWS if adjacent and arguments[IN_PLACE] == 0 else VERY_FEW)
+            if few and (adjacent or arguments[B_STEP] == size):
                 multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
             else:
                 for j in range(j0, j1, NC // size):

@@ -11,6 +11,10 @@ registers, a core then has 16 multiply-adds for 8 loads. Meanwhile it asks for t
                          [b2 b2 b2 b2 b2 ..]      (one addition after the other,
                          [b3 b3 b3 b3 b3 ..]       in the order in which the tile adds)
 
+Of a transposed B, rows lie down the columns. There it is read in squares of TURNED x TURNED elements, each of
+which is turned into the L1 cache and then used like any B. With more than a few rows, the packed panels of
+`nbops.tuned.gemm_kernel` are as fast.
+
 `multiply_elements` computes one element after the other, in the same order, and needs no memory at all. It
 is for when there is none left: a product then takes long, and is right.
 """
@@ -25,8 +29,10 @@ from nbops.tuned.gemm_arguments import (
     A_STEP,
     B_COLUMN,
     B_STEP,
+    LINE,
     SUMS,
     TOTAL,
+    TURNED,
     A,
     B,
     K,
@@ -35,6 +41,7 @@ from nbops.tuned.gemm_arguments import (
     inner_block,
 )
 from nbops.tuned.gemm_finish import finish, read
+from nbops.tuned.gemm_packing import pack_panel
 from nbops.tuned.lanes import inlined
 from nbops.tuned.pointers import (
     address_of,
@@ -52,12 +59,15 @@ from nbops.tuned.vectors import get_vector, multiply_add, put_vector, repeat, ve
 
 @part
 def multiply_rows(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int) -> None:
-    """``C[i0:i1, j0:j1]``, at most FEW_ROWS rows, where B's columns are adjacent."""
+    """``C[i0:i1, j0:j1]``, at most FEW_ROWS rows, where B's columns or its rows are adjacent."""
     never_inline()
     sums = element_pointer(element, scratch)
     k, size, lanes = arguments[K], item_bytes(sums), vector_lanes(sums)
+    b_step, b_column = arguments[B_STEP], arguments[B_COLUMN]
     block = inner_block(k)
     chunk = SUMS // size // (i1 - i0) // lanes * lanes
+    if b_column != size:
+        chunk = min(chunk, TURNED)
     for jc in range(j0, j1, chunk):
         columns = min(chunk, j1 - jc)
         row = (columns + lanes - 1) // lanes * lanes * size  # bytes in a row of sums
@@ -65,22 +75,31 @@ def multiply_rows(arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: i
             end = min(k, p + block)
             for offset in range(0, (i1 - i0) * row, size):
                 put(sums, offset, zero_of(sums))
-            add_block(arguments, element, sums, row, i0, i1, jc, columns, p, end)
+            b = arguments[B] + jc * b_column
+            if b_column == size:
+                add_block(arguments, element, sums, row, i0, i1, b + p * b_step, b_step, columns, p, end)
+            else:
+                turned = scratch + SUMS
+                for q in range(p, end, TURNED):
+                    depth = min(TURNED, end - q)
+                    ask_for_columns(b + (q + TURNED) * b_step, b_column, columns, TURNED * size)
+                    pack_panel(element, depth, b + q * b_step, b_step, b_column, columns, row // size, turned)
+                    add_block(arguments, element, sums, row, i0, i1, turned, row, columns, q, q + depth)
             finish(arguments, element, sums, row, i0, i1 - i0, jc, columns, p == 0, end == k)
 
 
 @part
 def add_block(
     arguments: Any, element: Any, sums: Any, row: int,
-    i0: int, i1: int, j: int, columns: int, start: int, stop: int,
+    i0: int, i1: int, first: int, b_step: int, columns: int, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """``sums += A[i0:i1, start:stop] @ B[start:stop, j:j+columns]``."""
-    a_row, a_step, b_step = arguments[A_ROW], arguments[A_STEP], arguments[B_STEP]
+    """``sums += A[i0:i1, start:stop] @ B``, for rows of B from the address `first` on."""
+    a_row, a_step = arguments[A_ROW], arguments[A_STEP]
     size = item_bytes(sums)
     by_fours = start + (stop - start) // 4 * 4
     for q in range(start, by_fours, 4):
         a = element_pointer(element, arguments[A] + i0 * a_row + q * a_step)
-        b = element_pointer(element, arguments[B] + q * b_step + j * size)
+        b = element_pointer(element, first + (q - start) * b_step)
         for i in range(0, (i1 - i0) // 4 * 4, 4):
             add_to_four_rows(
                 shift(sums, i * row), row, shift(a, i * a_row), a_row, a_step, b, b_step, columns
@@ -89,10 +108,18 @@ def add_block(
             add_to_row(shift(sums, i * row), shift(a, i * a_row), a_step, b, b_step, columns)
     for q in range(by_fours, stop):
         a = element_pointer(element, arguments[A] + i0 * a_row + q * a_step)
-        b = element_pointer(element, arguments[B] + q * b_step + j * size)
+        b = element_pointer(element, first + (q - start) * b_step)
         for i in range(i1 - i0):
             for c in range(0, columns * size, size):
                 put(sums, i * row + c, multiply_add(get(a, i * a_row), get(b, c), get(sums, i * row + c)))
+
+
+@part
+def ask_for_columns(address: int, b_column: int, columns: int, length: int) -> None:
+    """Ask for so many bytes of each column of B."""
+    for j in range(columns):
+        for offset in range(0, length, LINE):
+            prefetch_line(address + j * b_column + offset)
 
 
 @part
