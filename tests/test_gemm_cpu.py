@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -32,6 +33,8 @@ from nbops.tuned.gemm_arguments import (
     VERY_FEW,
     inner_block,
     near_rows,
+    piece_length,
+    piece_start,
     rest_panel,
     row_block,
     scratch_bytes,
@@ -381,6 +384,45 @@ def test_few_rows_and_a_transposed_matrix(k: int, dtype: str) -> None:
                 assert dense(activated, mode, part, b, bias).tobytes() == whole_dense[-rows:].tobytes()
 
 
+def block_for(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """An argument block for ``out = a @ b``, as one piece, without memory."""
+    words = np.zeros(arguments.ARGUMENTS, np.int64)
+    words[[arguments.M, arguments.K, arguments.N]] = *a.shape, b.shape[1]
+    for place, array in ((arguments.A, a), (arguments.B, b), (arguments.C, out)):
+        words[place : place + 3] = array.ctypes.data, *array.strides
+    words[[arguments.ROW_PIECES, arguments.COLUMN_PIECES, arguments.SLOTS]] = 1
+    return words
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cut_by", ["rows", "columns", "both"])
+def test_pieces_in_any_order_on_any_thread(cut_by: str, dtype: str) -> None:
+    """A core that is through takes pieces of others: in its memory may be panels of other columns."""
+    rng = np.random.default_rng(15)
+    task = TASK(gemm_cpu._kernel(np.dtype(dtype)).address)
+    a, b = random(rng, dtype, 301, 70), random(rng, dtype, 70, 500)
+    expected = product(product_tasks(dtype), "serial", a, b)
+    out = poisoned(301, 500, dtype=dtype)
+    words = block_for(a, b, out)
+    unit = host_tile().nr(np.dtype(dtype).itemsize)
+    by_rows, by_columns = {"rows": (7, 1), "columns": (1, 4), "both": (5, 3)}[cut_by]
+    slots, size = 2, 1 << 20
+    memory = np.full(slots * size + 64, 0x7F, np.uint8)
+    start = -(-memory.ctypes.data // 64) * 64
+    words[[arguments.ROW_PIECES, arguments.COLUMN_PIECES, arguments.COLUMN_UNIT]] = by_rows, by_columns, unit
+    words[[arguments.SLOTS, arguments.SCRATCH, arguments.SCRATCH_SIZE]] = slots, start, size
+    words[[arguments.ROWS, arguments.KEPT]] = 301, cut_by != "columns"
+    for _ in range(20):
+        for slot in range(slots):
+            header = (ctypes.c_int64 * 2).from_address(start + slot * size)
+            header[:] = 0, 0
+        out[:] = np.nan
+        pieces = rng.permutation(by_rows * by_columns).tolist()
+        with ThreadPoolExecutor(slots) as pool:
+            list(pool.map(lambda piece: task(words.ctypes.data, piece, piece + 1), pieces))
+        assert out.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [0, 1, 37, KC + 5])
 def test_without_memory_to_work_in_the_bits_are_the_same(k: int, dtype: str) -> None:
@@ -388,10 +430,7 @@ def test_without_memory_to_work_in_the_bits_are_the_same(k: int, dtype: str) -> 
     a, b, bias = random(rng, dtype, 20, k), random(rng, dtype, k, 50), random(rng, dtype, 50)
     expected = dense(dense_tasks(dtype, "relu"), "serial", a, b, bias)
     columns, out = np.asfortranarray(b), poisoned(20, 50, dtype=dtype)
-    words = np.zeros(arguments.ARGUMENTS, np.int64)  # SCRATCH is 0
-    words[[arguments.M, arguments.K, arguments.N]] = 20, k, 50
-    for place, array in ((arguments.A, a), (arguments.B, columns), (arguments.C, out)):
-        words[place : place + 3] = array.ctypes.data, *array.strides
+    words = block_for(a, columns, out)  # SCRATCH is 0
     words[arguments.BIAS], words[arguments.BIAS_COLUMN] = bias.ctypes.data, bias.itemsize
     words[arguments.RECTIFY] = 1
     TASK(gemm_cpu._kernel(np.dtype(dtype)).address)(words.ctypes.data, 0, 1)
@@ -463,17 +502,22 @@ print(len(recorder.buffer))
     assert python(code) == "0"
 
 
-def test_workers_cover_every_element_once() -> None:
-    mr, nr, lanes = 4, 24, 8
+def test_there_is_a_block_for_each_worker_at_most() -> None:
+    mr, nr = 4, 24
     sizes = itertools.product((1, 4, 30, 200, 1600), (1, 24, 100, 312, 400), (1, 2, 3, 6, 16), (False, True))
     for m, n, workers, rows_alone in sizes:
-        grid, rows, columns = share_out(m, n, mr, nr, lanes, workers, rows_alone)
-        assert 1 <= grid <= workers
-        computed = np.zeros((m, n), int)
-        for worker in range(workers):
-            i, j = worker // grid * rows, worker % grid * columns
-            computed[i : i + rows, j : j + columns] += 1
-        assert (computed == 1).all(), (m, n, workers, grid, rows, columns)
+        rows, columns = share_out(m, n, mr, nr, workers, rows_alone)
+        assert 1 <= rows * columns <= workers, (m, n, workers, rows, columns)
+
+
+def test_pieces_cover_every_element_once_and_are_nearly_equal() -> None:
+    for length, unit, pieces in itertools.product((0, 1, 5, 24, 100, 783), (1, 6, 64), (1, 2, 3, 8, 50)):
+        starts = [piece_start(length, unit, piece, pieces) for piece in range(pieces + 1)]
+        assert (starts[0], starts[-1]) == (0, length)
+        lengths = np.diff(starts)
+        assert lengths.min() >= 0
+        assert lengths.max() <= piece_length(length, unit, pieces)
+        assert lengths[:-1].max(initial=0) - lengths[:-1].min(initial=length) <= unit
 
 
 @pytest.mark.parametrize("vectors", [2, 3])
@@ -526,17 +570,20 @@ def test_scratch_memory_is_enough_for_a_worker_with_fewer_rows(itemsize: int, mr
         kc = inner_block(k)
         most = near_rows(kc, itemsize)
         for rows in (1, mr, most - 1, most, most + 1, most + 2 * mr, 2 * most + 1):
-            size = scratch_bytes(rows, k, columns, mr, nr, itemsize)
+            size, with_panels = (scratch_bytes(rows, k, columns, mr, nr, itemsize, kept) for kept in (0, 1))
             for fewer in (rows, rows - 1, rows - mr, rows - 3 * mr, most, most - mr):
                 if not 0 < fewer <= rows:
                     continue
                 block = row_block(fewer, kc, mr, itemsize)
                 strips = -(-min(fewer, block) // mr) * strip_bytes(mr, kc, itemsize)
-                panels = -(-columns // nr) * nr * kc * itemsize if fewer > block else nr * kc * itemsize
-                assert mr * nr * itemsize + strips + panels <= size, (k, columns, rows, fewer)
+                all_panels = -(-columns // nr) * nr * kc * itemsize
+                panels = all_panels if fewer > block else nr * kc * itemsize
+                needed = LINE + mr * nr * itemsize + strips
+                assert needed + panels <= size, (k, columns, rows, fewer)
+                assert needed + all_panels <= with_panels, (k, columns, rows, fewer)
             # `multiply_rows` rounds a row of sums up to whole vectors.
             row = -(-columns * itemsize // LINE) * LINE
-            assert min(min(rows, FEW_ROWS) * row, SUMS) <= size
+            assert LINE + min(min(rows, FEW_ROWS) * row, SUMS) <= size
 
 
 def test_unsupported() -> None:

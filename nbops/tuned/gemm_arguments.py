@@ -21,21 +21,28 @@ ALPHA = 15  # where the factor of A @ B is; may be 0: none
 M, K, N = 18, 19, 20
 RECTIFY = 21  # whether the activation is relu; otherwise there is none
 
-# The workers. Number w computes ROWS x COLUMNS elements of C from row w // GRID * ROWS and column
-# w % GRID * COLUMNS, with SCRATCH_SIZE bytes of memory from SCRATCH + w * SCRATCH_SIZE.
-# Where SCRATCH is 0, there is no memory: one worker computes all of C.
-GRID, ROWS, COLUMNS, SCRATCH, SCRATCH_SIZE = 22, 23, 24, 25, 26
+# The pieces of C (see `piece_start`): number p is number p % ROW_PIECES of the rows, at most ROWS of them,
+# and number p // ROW_PIECES of the columns. A thread that computes some takes one of SLOTS stretches of
+# memory, SCRATCH_SIZE bytes from SCRATCH + s * SCRATCH_SIZE on. Where SCRATCH is 0, there is no memory: one
+# thread computes all of C.
+SLOTS, ROW_PIECES, ROWS, COLUMN_PIECES, COLUMN_UNIT, SCRATCH, SCRATCH_SIZE = 17, 22, 23, 24, 25, 26, 27
 
-# Whether a B that fits is read where it lies, without being packed; and room for one element.
-IN_PLACE, TOTAL = 39, 40
+# Whether a slot keeps all packed panels of its columns, for other pieces of the same columns. A slot's memory
+# begins with a line of two words: whether it is taken, and 1 + the number of the columns whose panels it has.
+KEPT = 16
+TAKEN, HOLDS = 0, 8
 
-# For `gemm_tasks.run_batch`: the frame, the row of the frame that each address comes from (0: it is
-# constant), the tile, the address of the dtype's `multiply`, and room for a 1.
-FRAME_ADDRESS = 27
-A_OPERAND, B_OPERAND, C_OPERAND, BIAS_OPERAND, ADDEND_OPERAND, ALPHA_OPERAND = 28, 29, 30, 31, 32, 33
+IN_PLACE = 28  # whether a B that fits is read where it lies, without being packed
+
+# Up to here, in four cache lines, is what a thread reads that computes a piece: with a fifth, 64 x 64 x 64 took
+# 1.1 times as long. The rest is for `gemm_tasks.run_batch`: the frame, the row of the frame that each address
+# comes from (0: it is constant), the tile, the address of the dtype's `multiply`, and room for a 1; and for
+# `gemm_rows`, room for one element.
+FRAME_ADDRESS = 32
+A_OPERAND, B_OPERAND, C_OPERAND, BIAS_OPERAND, ADDEND_OPERAND, ALPHA_OPERAND = 33, 34, 35, 36, 37, 38
 OPERANDS = 6
-MR, NR, LANES, ITEMSIZE, KERNEL, ONE = 16, 34, 35, 36, 37, 38
-ARGUMENTS = 41
+MR, NR, LANES, ITEMSIZE, KERNEL, ONE, TOTAL = 39, 40, 41, 42, 43, 44, 45
+ARGUMENTS = 46
 
 # Block sizes, by the megabytes of the L2 cache: KC in elements, MC and NC in bytes (an MC of 768 is 192 rows
 # of float32, or 96 of float64), and whether A is read where it lies even if its rows are whole pages apart.
@@ -57,6 +64,25 @@ PAGE = 4096  # rows whole pages apart compete for the same places in a cache
 # A B of at most SMALL bytes stays in the L1 cache. One of at most NEAR stays in L2, and reading it from there
 # costs each strip of A a little; packing it costs as much as that for so many rows.
 SMALL, NEAR, NEAR_ROWS = cache_bytes(1) * 3 // 4 or 16384, cache_bytes(2) // 4, 512
+
+
+@part
+def piece_start(length: int, unit: int, piece: int, pieces: int) -> int:
+    """Where a piece of an axis begins: they have whole units, and the first ones have one more if any has.
+
+    For the caller, who computes the first ones, begins before the others.
+    """
+    if piece == 0 or piece == pieces:  # most often, and without a division
+        return 0 if piece == 0 else length
+    return min(length, ((length + unit - 1) // unit * piece + pieces - 1) // pieces * unit)
+
+
+@part
+def piece_length(length: int, unit: int, pieces: int) -> int:
+    """The length of the longest piece, or a little more."""
+    if pieces == 1:
+        return length
+    return ((length + unit - 1) // unit + pieces - 1) // pieces * unit
 
 
 @part
@@ -112,18 +138,19 @@ def rest_panel(columns: int, nr: int, lanes: int) -> int:
 
 
 @part
-def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: int) -> int:
-    """What a worker needs for a block of C: packed strips and panels and a tile, or some rows of sums.
+def scratch_bytes(rows: int, k: int, columns: int, mr: int, nr: int, itemsize: int, kept: bool) -> int:
+    """What a thread needs for a piece of C: packed strips and panels and a tile, or some rows of sums.
 
-    Enough for fewer rows, too, as the last worker may have: they can make one block where `rows` make two.
+    Enough for fewer rows, too: they can make one block where `rows` make two. `kept` says whether all panels
+    are kept for other pieces.
     """
     kc = inner_block(k)
     most = near_rows(kc, itemsize)
-    columns_kept = min(columns, NC // itemsize) if rows > most else nr
+    columns_kept = min(columns, NC // itemsize) if rows > most or kept else nr
     panels = (columns_kept + nr - 1) // nr * nr * kc * itemsize
     strips = (min(rows, most + 2 * mr) + mr - 1) // mr * strip_bytes(mr, kc, itemsize)
     turned = TURNED * TURNED * itemsize
-    size: int = (max(panels + strips + mr * nr * itemsize, SUMS + turned) // LINE + 1) * LINE
+    size: int = (max(panels + strips + mr * nr * itemsize, SUMS + turned) // LINE + 2) * LINE
     return size
 
 

@@ -32,6 +32,7 @@ from typing import Any
 from numba import types
 
 from nbops.compiler import part
+from nbops.targets.atomics import load, store, swap_if
 from nbops.tuned.gemm_arguments import (
     A_ROW,
     A_STEP,
@@ -44,18 +45,23 @@ from nbops.tuned.gemm_arguments import (
     BIAS,
     C_COLUMN,
     C_ROW,
-    COLUMNS,
+    COLUMN_PIECES,
+    COLUMN_UNIT,
     FEW_ROWS,
-    GRID,
+    HOLDS,
     IN_PLACE,
+    KEPT,
     LINE,
     NC,
     PAGE,
     PAGED_ROWS,
     RECTIFY,
+    ROW_PIECES,
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
+    SLOTS,
+    TAKEN,
     VERY_FEW,
     A,
     B,
@@ -64,6 +70,7 @@ from nbops.tuned.gemm_arguments import (
     M,
     N,
     inner_block,
+    piece_start,
     rest_panel,
     row_block,
     strip_bytes,
@@ -170,9 +177,13 @@ def lies_well(arguments: Any, size: int) -> bool:
 
 @part  # one function fewer to compile: half a second
 def multiply_block(
-    arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int, size: int, nr: int
-) -> None:
-    """``C[i0:i1, j0:j1]``, at most NC bytes of columns."""
+    arguments: Any, element: Any, i0: int, i1: int, j0: int, j1: int, scratch: int, size: int, nr: int,
+    kept: bool, fresh: bool,
+) -> None:  # fmt: skip
+    """``C[i0:i1, j0:j1]``, at most NC bytes of columns.
+
+    `kept` says whether all panels are to be kept, and `fresh` whether they are still to be packed.
+    """
     mr = tile_rows()
     k, a_row, a_step = arguments[K], arguments[A_ROW], arguments[A_STEP]
     b_step, b_column = arguments[B_STEP], arguments[B_COLUMN]
@@ -180,15 +191,16 @@ def multiply_block(
     sums = element_pointer(element, scratch)
     lanes = vector_lanes(sums)
     block = inner_block(k)
-    strips = scratch + mr * nr * size
     most = row_block(i1 - i0, block, mr, size)
-    panels = strips + (min(i1 - i0, most) + mr - 1) // mr * strip_bytes(mr, block, size)
+    kept = kept or i1 - i0 > most
+    panels = scratch + mr * nr * size  # before the strips, so that all of their vectors begin on a line
+    strips = panels + ((j1 - j0 + nr - 1) // nr if kept else 1) * nr * block * size
     copy_a = j1 - j0 > COPY_A and not lies_well(arguments, size)
     plain = c_column == size and arguments[ALPHA] == 0 and arguments[ADDEND] == 0
     plain = plain and arguments[BIAS] == 0 and arguments[RECTIFY] == 0
     whole = whole_panels(j1 - j0, nr, lanes) * nr
     # Panels that one block of rows meets are used once: all in the same place, which stays in a near cache.
-    keep, group = (0, nr) if i1 - i0 <= most else (size, GROUP * nr)
+    keep, group = (size, GROUP * nr) if kept else (0, nr)
     for p in range(0, max(k, 1), block):  # once even when k is 0: the product is then zeros
         kc = min(block, k - p)
         first, last = p == 0, p + kc == k
@@ -216,9 +228,9 @@ def multiply_block(
                 b = arguments[B] + p * b_step + j * b_column
                 if arguments[IN_PLACE] != 0 and columns == width:
                     panel, panel_step = b, b_step
-                elif ic == i0 and j - j0 >= whole:
+                elif fresh and ic == i0 and j - j0 >= whole:
                     pack_panel(element, kc, b, b_step, b_column, columns, width, panel)
-                elif ic == i0 and (j - j0) % group == 0:
+                elif fresh and ic == i0 and (j - j0) % group == 0:
                     packed = min(group, whole - (j - j0))
                     pack_panels(element, kc, b, b_step, b_column, packed, panel)
                     coming, asked, needed = b + packed * b_column, 0, 4 * packed * size // LINE
@@ -232,7 +244,7 @@ def multiply_block(
                         before_row = arguments[ADDEND_ROW]
                         before = arguments[ADDEND] + i * before_row + j * arguments[ADDEND_COLUMN]
                     ahead, onwards = panel + (i - ic) // mr * (kc // 4) * pace, pace
-                    if ic > i0:  # the next panel is packed already
+                    if ic > i0 or not fresh:  # the next panel is packed already
                         ahead += width * kc * size
                     elif asked < needed:
                         ahead, onwards = to_be_packed(coming, b_step, kc, size, asked)
@@ -264,24 +276,49 @@ def multiply_block(
                 j += width
 
 
+@part
+def take_slot(arguments: Any, piece: int) -> int:
+    """The address of a slot of scratch memory that no thread has, if possible the one that it had before."""
+    slots, size = arguments[SLOTS], arguments[SCRATCH_SIZE]
+    pieces = arguments[ROW_PIECES] * arguments[COLUMN_PIECES]
+    if slots == pieces:
+        own: int = arguments[SCRATCH] + piece * size
+        return own
+    slot = piece * slots // pieces
+    while swap_if(arguments[SCRATCH] + slot * size + TAKEN, 0, 1) == 0:
+        slot = (slot + 1) % slots  # there are as many as threads
+    address: int = arguments[SCRATCH] + slot * size
+    return address
+
+
 def multiply(arguments: Any, start: int, stop: int) -> None:
-    """The task: the blocks of C of workers `start` to `stop`."""
-    m, n = arguments[M], arguments[N]
+    """The task: the pieces of C from `start` to `stop`."""
+    m, n, k, pieces = arguments[M], arguments[N], arguments[K], arguments[ROW_PIECES]
     if arguments[SCRATCH] == 0:
         multiply_elements(arguments, ELEMENT)
         return
-    for worker in range(start, stop):
-        scratch = arguments[SCRATCH] + worker * arguments[SCRATCH_SIZE]
-        like = element_pointer(ELEMENT, scratch)
-        size, nr = item_bytes(like), tile_columns(like)
-        i0, j0 = worker // arguments[GRID] * arguments[ROWS], worker % arguments[GRID] * arguments[COLUMNS]
-        i1, j1 = min(m, i0 + arguments[ROWS]), min(n, j0 + arguments[COLUMNS])
-        if i0 < i1:
-            adjacent = arguments[B_COLUMN] == size
-            few = i1 - i0 <= (FEW_ROWS if adjacent and arguments[IN_PLACE] == 0 else VERY_FEW)
-            if few and (adjacent or arguments[B_STEP] == size):
-                multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
-            else:
-                for j in range(j0, j1, NC // size):
-                    end = min(j1, j + NC // size)
-                    multiply_block(arguments, ELEMENT, i0, i1, j, end, scratch, size, nr)
+    slot = take_slot(arguments, start)
+    scratch = slot + LINE
+    like = element_pointer(ELEMENT, scratch)
+    size, mr, nr = item_bytes(like), tile_rows(), tile_columns(like)
+    unit, columns = arguments[COLUMN_UNIT], arguments[COLUMN_PIECES]
+    adjacent = arguments[B_COLUMN] == size
+    few = arguments[ROWS] <= (FEW_ROWS if adjacent and arguments[IN_PLACE] == 0 else VERY_FEW)
+    few = few and (adjacent or arguments[B_STEP] == size)
+    for piece in range(start, stop):
+        row, column = (piece, 0) if columns == 1 else (piece % pieces, piece // pieces)
+        i0, i1 = piece_start(m, mr, row, pieces), piece_start(m, mr, row + 1, pieces)
+        j0, j1 = piece_start(n, unit, column, columns), piece_start(n, unit, column + 1, columns)
+        if i0 == i1:
+            continue
+        if few:
+            multiply_rows(arguments, ELEMENT, i0, i1, j0, j1, scratch)
+            continue
+        kept = arguments[KEPT] != 0 and k <= inner_block(k) and j1 - j0 <= NC // size
+        fresh = not kept or load(slot + HOLDS) != 1 + column
+        for j in range(j0, j1, NC // size):
+            end = min(j1, j + NC // size)
+            multiply_block(arguments, ELEMENT, i0, i1, j, end, scratch, size, nr, kept, fresh)
+        store(slot + HOLDS, 1 + column if kept else 0)
+    if arguments[SLOTS] < pieces * columns:
+        store(slot + TAKEN, 0)

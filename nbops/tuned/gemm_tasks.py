@@ -3,8 +3,8 @@
 Three steps, all with the task signature ``void task(int64 *words, int64 start, int64 stop)``::
 
     run_products, run_row    ---+
-    run_dense, run_gemm, …   ---+--> run_batch  --> multiply(block, 0, 1)                   on this core
-    run_weight_gradients     ---+               --> launch --> multiply(block, w, w + 1)    on all, worker w
+    run_dense, run_gemm, …   ---+--> run_batch  --> multiply(block, 0, pieces)              on this core
+    run_weight_gradients     ---+               --> launch --> multiply(block, p, p + 1)    on any core, piece p
 
 The functions on the left differ for each kind of product; they say which operand is which. `run_batch`
 goes through the items of the batch; it serves all kinds and dtypes. The frame's header says how many cores
@@ -19,6 +19,8 @@ where rows are cut, one at most (64 x 64 x 64 took up to 1.8 times as long)::
     2 workers, 5 panels            4 workers, 2 panels
     [ w0 w0 w0 | w1 w1 w1 ]        [ w0 | w1 ]
     [ w0 w0 w0 | w1 w1 w1 ]        [ w2 | w3 ]
+
+A large product has up to four pieces for each worker, so that one whose core is slower leaves some to others.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from numba.extending import intrinsic
 
 from nbops.compiler import part
 from nbops.frame import CORE, WIDTH, WORKERS, item_offset
+from nbops.targets.atomics import store
 from nbops.targets.tasks import FRAME, call_task, frame_pointer
 from nbops.tuned.gemm_arguments import (
     A_OPERAND,
@@ -50,11 +53,14 @@ from nbops.tuned.gemm_arguments import (
     C_COLUMN,
     C_OPERAND,
     C_ROW,
-    COLUMNS,
+    COLUMN_PIECES,
+    COLUMN_UNIT,
+    FEW_ROWS,
     FRAME_ADDRESS,
-    GRID,
+    HOLDS,
     IN_PLACE,
     ITEMSIZE,
+    KEPT,
     KERNEL,
     LANES,
     LINE,
@@ -66,16 +72,22 @@ from nbops.tuned.gemm_arguments import (
     OPERANDS,
     PAGE,
     RECTIFY,
+    ROW_PIECES,
     ROWS,
     SCRATCH,
     SCRATCH_SIZE,
+    SLOTS,
     SMALL,
+    TAKEN,
     VERY_FEW,
     A,
     B,
     K,
     M,
     N,
+    inner_block,
+    near_rows,
+    piece_length,
     scratch_bytes,
 )
 from nbops.tuned.pointers import address_of, never_inline
@@ -122,6 +134,7 @@ def argument_block(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Any, call: Any, arguments: Any) -> Any:
         block = ir.ArrayType(ir.IntType(64), ARGUMENTS)
         place = cgutils.alloca_once(builder, block)
+        place.align = LINE
         builder.store(ir.Constant(block, None), place)
         return builder.bitcast(place, ir.IntType(64).as_pointer())
 
@@ -224,6 +237,8 @@ def submit(words: Any, frame: Any, start: int, stop: int) -> None:
 # Where columns are cut, each row of C has a cache line that two cores write. Packing all of B by each takes
 # less from so many strips for each worker on, and where B has at most so many bytes for each row of C.
 TALL, NARROW = 48, 512
+# A worker's block is cut into so many pieces, of at least so many multiply-adds each.
+PIECES_EACH, PIECE = 4, 1 << 22
 
 
 # One function for all ---------------------------------------------------------------------------------------
@@ -239,28 +254,56 @@ def run_batch(words: Any, start: int, stop: int) -> None:
         transpose(words)  # few columns would leave most of each vector idle
     frame = frame_pointer(words[FRAME_ADDRESS])
     workers = max(1, frame[WORKERS])
-    nr = words[NR]
-    in_place = words[B_COLUMN] == words[ITEMSIZE] and stays_near(words[K], words[B_STEP], words[M])
-    words[IN_PLACE] = in_place
-    rows_alone = in_place or words[K] * words[N] * words[ITEMSIZE] <= NARROW * words[M]
-    grid, rows, columns = share_out(words[M], words[N], mr, nr, lanes, workers, rows_alone)
-    words[GRID], words[ROWS], words[COLUMNS] = grid, rows, columns
-    size = scratch_bytes(rows, words[K], columns, mr, nr, words[ITEMSIZE])
-    memory = borrow(workers * size + LINE)
+    cut(words, workers)
+    pieces = words[ROW_PIECES] * words[COLUMN_PIECES]
+    slots = min(workers, pieces)
+    size = words[SCRATCH_SIZE]
+    memory = borrow(slots * size + LINE)
     words[SCRATCH] = (memory + LINE - 1) // LINE * LINE
-    words[SCRATCH_SIZE] = size
+    words[SLOTS] = slots
     if memory == 0:
-        workers = 1  # which does without, and takes long
+        slots = 1  # which does without, and takes long
     for item in range(start, stop):
         for operand in range(OPERANDS):
             row = words[A_OPERAND + operand]
             if row != 0:
                 words[A + 3 * operand] = frame[row * WIDTH] + item_offset(frame, row, item)
-        if workers == 1:
-            call_task(words[KERNEL], address_of(words), 0, 1)
+        if memory != 0 and slots < pieces:
+            for slot in range(slots):
+                store(words[SCRATCH] + slot * size + TAKEN, 0)
+                store(words[SCRATCH] + slot * size + HOLDS, 0)
+        if slots == 1:
+            call_task(words[KERNEL], address_of(words), 0, pieces)
         else:
-            call_task(launcher_address(), address_of(words), words[KERNEL], workers)
+            call_task(launcher_address(), address_of(words), words[KERNEL], pieces)
     give_back(memory)
+
+
+@part
+def cut(words: Any, workers: int) -> None:
+    """Cut C into pieces for so many workers, and say how much memory each needs."""
+    m, k, n, mr, nr, itemsize = words[M], words[K], words[N], words[MR], words[NR], words[ITEMSIZE]
+    in_place = words[B_COLUMN] == itemsize and stays_near(k, words[B_STEP], m)
+    rows_alone = in_place or k * n * itemsize <= NARROW * m
+    by_rows, by_columns = 1, 1
+    if workers > 1:
+        by_rows, by_columns = share_out(m, n, mr, nr, workers, rows_alone)
+    unit, kept = words[LANES], False
+    if workers > 1 and m > FEW_ROWS and m * n * k >= 2 * PIECE * workers:
+        each = min(PIECES_EACH, m * n * k // (PIECE * workers))
+        rows, most = piece_length(m, mr, by_rows), near_rows(inner_block(k), itemsize)
+        several = k > inner_block(k)
+        if by_columns > 1 and (rows <= most or several):
+            by_columns, unit = min(by_columns * each, (n + nr - 1) // nr), nr
+        else:
+            # Where the inner axis has several blocks, each piece packs all panels again, for many rows.
+            by_rows *= max(1, min(each, rows // (4 * most))) if several else each
+            kept = True
+    words[ROWS], words[ROW_PIECES] = piece_length(m, mr, by_rows), by_rows
+    words[COLUMN_PIECES], words[COLUMN_UNIT] = by_columns, unit
+    words[IN_PLACE], words[KEPT] = in_place, kept
+    columns = piece_length(n, unit, by_columns)
+    words[SCRATCH_SIZE] = scratch_bytes(words[ROWS], k, columns, mr, nr, itemsize, kept)
 
 
 @part
@@ -291,22 +334,16 @@ def transpose(words: Any) -> None:
 
 
 @part
-def share(length: int, workers: int, unit: int) -> int:
-    """An equal share of `length`, rounded up to a multiple of `unit`; at least one unit."""
-    units = (length + unit - 1) // unit
-    return max(1, (units + workers - 1) // workers) * unit
+def share_out(m: int, n: int, mr: int, nr: int, workers: int, rows_alone: bool) -> tuple[int, int]:
+    """Into how many groups of rows and of columns C is cut, one of each for a worker.
 
-
-@part
-def share_out(
-    m: int, n: int, mr: int, nr: int, lanes: int, workers: int, rows_alone: bool
-) -> tuple[int, int, int]:
-    """GRID, ROWS and COLUMNS of the argument block, for an m x n product; `rows_alone` where that is even."""
-    strips = (m + mr - 1) // mr
+    `rows_alone` says to cut rows alone where that is even.
+    """
+    strips = max(1, (m + mr - 1) // mr)
     even = strips % workers == 0 or strips >= 5 * workers
     tall = m > n and strips >= TALL * workers
     grid = 1 if (rows_alone and even) or tall else grid_columns(strips, (n + nr - 1) // nr, workers)
-    return grid, share(m, workers // grid, mr), share(n, grid, lanes)
+    return min(strips, workers // grid), grid
 
 
 @part
@@ -323,6 +360,6 @@ def grid_columns(strips: int, panels: int, workers: int) -> int:
     return 1
 
 
-def launch(words: Any, kernel: int, workers: int) -> None:
-    """Call ``kernel(words, w, w + 1)`` for every worker w, on every core."""
-    spread(kernel, address_of(words), workers, workers, 1)
+def launch(words: Any, kernel: int, pieces: int) -> None:
+    """Call ``kernel(words, p, p + 1)`` for every piece p, on as many cores as there are slots."""
+    spread(kernel, address_of(words), pieces, words[SLOTS], 1)
