@@ -34,10 +34,10 @@ TAKEN, HOLDS = 0, 8
 
 IN_PLACE = 28  # whether a B that fits is read where it lies, without being packed
 
-# Up to here, in four cache lines, is what a thread reads that computes a piece: with a fifth, 64 x 64 x 64 took
-# 1.1 times as long. The rest is for `gemm_tasks.run_batch`: the frame, the row of the frame that each address
-# comes from (0: it is constant), the tile, the address of the dtype's `multiply`, and room for a 1; and for
-# `gemm_rows`, room for one element.
+# Up to here, in four cache lines, is what a thread reads that computes a piece: with a fifth line, a product
+# of 64 x 64 x 64 took 1.1 times as long. The rest is for `gemm_tasks.run_batch`: the frame, the row of the
+# frame that each address comes from (0: it is constant), the tile, the address of the dtype's `multiply`, and
+# room for a 1; and for `gemm_rows`, room for one element.
 FRAME_ADDRESS = 32
 A_OPERAND, B_OPERAND, C_OPERAND, BIAS_OPERAND, ADDEND_OPERAND, ALPHA_OPERAND = 33, 34, 35, 36, 37, 38
 OPERANDS = 6

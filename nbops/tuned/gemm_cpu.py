@@ -4,10 +4,10 @@ The work is done by one task per dtype, `nbops.tuned.gemm_kernel.multiply`, whic
 nor frames. What this file compiles is thin: for each kind of product a task, which writes an argument block
 for every batch item and calls that task by its name::
 
-    product, row   ---+                                             +--> multiply(block, 0, pieces) on this core
-    dense, gemm    ---+-- frame --> argument block of one item --->-+
+    product, row   ---+                                             +--> multiply(block, 0, pieces)
+    dense, gemm    ---+-- frame --> argument block of one item --->-+       on this core, all pieces
     sums, …        ---+                                             +--> launch --> multiply(block, p, p + 1)
-                                                                           on any core, piece p
+                                                                            on any core, piece p
 
 Numba optimises a callee again inside each caller. A call by name keeps the micro-kernel and the
 parallel loop (the two that take long to compile) compiled once.

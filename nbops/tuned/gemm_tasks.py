@@ -3,8 +3,8 @@
 Three steps, all with the task signature ``void task(int64 *words, int64 start, int64 stop)``::
 
     run_products, run_row    ---+
-    run_dense, run_gemm, …   ---+--> run_batch  --> multiply(block, 0, pieces)              on this core
-    run_weight_gradients     ---+               --> launch --> multiply(block, p, p + 1)    on any core, piece p
+    run_dense, run_gemm, …   ---+--> run_batch  --> multiply(block, 0, pieces)            on this core
+    run_weight_gradients     ---+               --> launch --> multiply(block, p, p + 1)  on any core, piece p
 
 The functions on the left differ for each kind of product; they say which operand is which. `run_batch`
 goes through the items of the batch; it serves all kinds and dtypes. The frame's header says how many cores
