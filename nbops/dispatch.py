@@ -7,7 +7,7 @@ a TensorFlow value    its registered op, on TensorFlow's device (decided in `nbo
 a device array        the GPU that it is on; nothing is copied silently (decided in `nbops.Op`, too)
 worth the copy        cuda: transfer, launch and compute are predicted to take less than on the CPU
 small                 serial: the call takes less than the measured break-even of a parallel launch
-one item              serial: there is one item, and its loop has no ``prange``
+one item              serial: there is one item, and nothing in it can be shared
 large                 parallel
 ====================  =====================================================================================
 

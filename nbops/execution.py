@@ -285,6 +285,8 @@ def estimate(op: Op, table: np.ndarray, operands: Sequence[np.ndarray]) -> dispa
     """What a call has to do, for the dispatcher."""
     items, steps = frame.count_steps(op.signature.table, table)
     moved = sum(x.nbytes for x in operands)
-    return dispatch.Work(
-        items, steps, moved, op.nanoseconds, op.kernel.divisible, item_nanoseconds(op.signature)
-    )
+    kernel = op.kernel
+    divisible = kernel.divisible
+    if kernel.cut_axis is not None and not kernel.is_tuned:
+        divisible = bool(table[0, frame.CORE + kernel.cut_axis] > 1)
+    return dispatch.Work(items, steps, moved, op.nanoseconds, divisible, item_nanoseconds(op.signature))

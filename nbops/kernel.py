@@ -138,6 +138,11 @@ class Kernel:
         self._tuner = cpu or self._tuner
         self.cuda_planner = cuda or self.cuda_planner
 
+    def cut_along(self, axis: int | None) -> None:
+        """Let cores share an item along a core axis, by its number; see `nbops.targets.cuts`."""
+        self.cut_axis = axis
+        self._compiled = {key: task for key, task in self._compiled.items() if not key[2]}  # not the parallel
+
     def as_written(self) -> Kernel:
         """The same loop without its tuned kernel."""
         kernel = Kernel(self.written, self.signature, self.name, **self._helpers)

@@ -3,7 +3,7 @@
 ========================  =========================================================================
 interpreted               the loop as written, by the Python interpreter
 serial                    the same loop, compiled for one core
-parallel                  the same loop, its ``prange`` shared out between the cores
+parallel                  the same loop, its rows or its ``prange`` shared out between the cores
 tuned                     the kernel that takes the loop's place, on all cores
 cuda                      the same call on a GPU; without one, what an emulated GPU counts, which is no time
 ========================  =========================================================================

@@ -137,6 +137,16 @@ class Op:
 
     # ---- wiring -------------------------------------------------------------------------------------
 
+    @property
+    def pieces(self) -> Pieces:
+        """What a cut along each core axis does."""
+        return self._pieces
+
+    @pieces.setter
+    def pieces(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+        self.kernel.cut_along(leading_axis(self.signature, pieces.independent))
+
     def gradient(self, rule: GradientRule) -> GradientRule:
         """Register the gradient: ``rule(*inputs, *outputs, *output_gradients)``.
 
@@ -186,10 +196,13 @@ class Op:
         return cpu
 
     def split(self, independent: str = "", reduced: str = "", combine: Combine | None = None) -> None:
-        """Say which core axes can be cut, ``matmul.split("m,n", reduced="k")``; see `nbops.pieces`."""
+        """Say which core axes can be cut, ``matmul.split("m,n", reduced="k")``; see `nbops.pieces`.
+
+        On a CPU, cores then share an item along the first independent axis that comes first wherever it
+        comes, instead of by the loop's own ``prange``; see `nbops.targets.cuts`.
+        """
         pieces = Pieces.parse(self.name, self.signature, independent, reduced)
         self.pieces = pieces._replace(combine=combine, rule=self.pieces.rule)
-        self.kernel.cut_axis = leading_axis(self.signature, pieces.independent)
 
     def piecewise(self, rule: Callable[..., Any]) -> Callable[..., Any]:
         """Register ``rule(*inputs)``: the op, written with ops that can be cut; see `nbops.pieces`."""

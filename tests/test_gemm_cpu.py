@@ -17,6 +17,7 @@ import numba
 import numpy as np
 import pytest
 
+import nbops
 from nbops import frame as frames
 from nbops.signature import Signature
 from nbops.targets import cpu
@@ -382,6 +383,18 @@ def test_few_rows_and_a_transposed_matrix(k: int, dtype: str) -> None:
                     dense(activated, "serial", a, b[:, ::-1], bias)[-rows:].tobytes()
                 )
                 assert dense(activated, mode, part, b, bias).tobytes() == whole_dense[-rows:].tobytes()
+
+
+@pytest.mark.parametrize("size", [(1600, 256, 256), (1600, 200, 256), (130, 256, 600)])
+def test_each_product_of_a_batch_has_its_own_panels(size: tuple[int, int, int]) -> None:
+    """A thread keeps panels for the next piece of a product, not for the next product."""
+    rng = np.random.default_rng(16)
+    m, k, n = size
+    a, b = random(rng, "float64", 2, m, k), random(rng, "float64", 2, k, n)
+    expected = product(product_tasks("float64"), "serial", a, b)
+    for _ in range(3):
+        with nbops.use("parallel", threads=3):
+            assert nbops.matmul(a, b).tobytes() == expected.tobytes()
 
 
 def block_for(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -247,7 +247,7 @@ def launch(serial: int, parallel: int, frame: np.ndarray, workers: int, grain: i
     if parallel == 0 or items >= workers:
         call(state_address, serial, 0, frame.ctypes.data, items, workers, grain)
         return
-    # The loop's own prange knows Numba's limit only. Inside a parallel kernel of the user's, whose threads
+    # A loop's own prange knows Numba's limit only. Inside a parallel kernel of the user's, whose threads
     # Python did not start, the workqueue layer would abort.
     nested = STATE[EXCLUSIVE] and isinstance(threading.current_thread(), threading._DummyThread)
     limit = numba.get_num_threads()

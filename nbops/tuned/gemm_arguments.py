@@ -55,7 +55,8 @@ KC, MC, NC, PAGED_ROWS = {0: (400, 768, 8448, False), 1: (1040, 384, 4608, False
 )
 SHORT = min(64, cache_bytes(2) // NC)  # a short inner axis: kc such that all panels stay in the L2 cache
 KC_STEP = 16  # blocks of the inner axis are multiples of this, so that whole vectors can be transposed
-# `multiply_rows` takes so many rows, or VERY_FEW where B is in a near cache, and keeps so many bytes of sums.
+# `multiply_rows` takes so many rows, or VERY_FEW where B is in a near cache or transposed, and keeps so many
+# bytes of sums.
 # With VERY_FEW columns, the product is transposed, so that they are rows.
 FEW_ROWS, VERY_FEW, SUMS = 32, 4, cache_bytes(1) // 2 or 16384
 TURNED = 64  # it copies so many rows and columns of a transposed B at a time, for VERY_FEW rows of A
@@ -68,9 +69,9 @@ SMALL, NEAR, NEAR_ROWS = cache_bytes(1) * 3 // 4 or 16384, cache_bytes(2) // 4, 
 
 @part
 def piece_start(length: int, unit: int, piece: int, pieces: int) -> int:
-    """Where a piece of an axis begins: they have whole units, and the first ones have one more if any has.
+    """Where a piece of an axis begins: they have whole units, and some have one more, the first above all.
 
-    For the caller, who computes the first ones, begins before the others.
+    For the caller, who computes that one, begins before the others.
     """
     if piece == 0 or piece == pieces:  # most often, and without a division
         return 0 if piece == 0 else length

@@ -268,7 +268,7 @@ def run_batch(words: Any, start: int, stop: int) -> None:
             row = words[A_OPERAND + operand]
             if row != 0:
                 words[A + 3 * operand] = frame[row * WIDTH] + item_offset(frame, row, item)
-        if memory != 0 and slots < pieces:
+        if memory != 0 and (slots < pieces or words[KEPT] != 0):
             for slot in range(slots):
                 store(words[SCRATCH] + slot * size + TAKEN, 0)
                 store(words[SCRATCH] + slot * size + HOLDS, 0)

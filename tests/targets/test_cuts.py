@@ -100,3 +100,47 @@ def test_an_axis_that_is_not_the_first_in_the_frame(rng: np.random.Generator) ->
     x, a = rng.standard_normal(30), rng.standard_normal((200, 30))
     with nbops.use("parallel", threads=3):
         np.testing.assert_allclose(products(x, a), a @ x, rtol=1e-12, atol=1e-12)
+
+
+def test_signatures_whose_letters_are_the_same(rng: np.random.Generator) -> None:
+    """One has an axis mn, the other m and n."""
+
+    @nbops.op("(m),(mn)->(m)", name="cut_letters_together", nanoseconds=1.0)
+    def together(x: Any, y: Any, out: Any) -> None:
+        for i in range(x.shape[0]):
+            out[i] = x[i]
+            for j in range(y.shape[0]):
+                out[i] += y[j]
+
+    @nbops.op("(m),(m,n)->(m)", name="cut_letters_apart", nanoseconds=1.0)
+    def apart(x: Any, y: Any, out: Any) -> None:
+        for i in range(x.shape[0]):
+            out[i] = x[i]
+            for j in range(y.shape[1]):
+                out[i] += y[i, j]
+
+    together.split("m")
+    apart.split("m")
+    x, y, z = np.arange(200.0), np.arange(600.0).reshape(200, 3), np.arange(5.0)
+    with nbops.use("parallel", threads=3):
+        for _ in range(2):
+            assert np.array_equal(together(x, z), x + z.sum())
+            assert np.array_equal(apart(x, y), x + y.sum(axis=1))
+
+
+def test_what_can_be_cut_is_known_after_a_call_and_in_another_process() -> None:
+    @nbops.op("(m,n)->(m)", name="cut_later", nanoseconds=1000.0)
+    def first(x: Any, out: Any) -> None:
+        for i in range(x.shape[0]):
+            out[i] = x[i, 0]
+
+    kernel, dtypes = first.kernel, (np.dtype(np.float64),) * 2
+    assert kernel.task(dtypes, 0, parallel=True) == 0
+    first.split("m")
+    assert kernel.task(dtypes, 0, parallel=True) != 0
+    assert first.as_written().kernel.cut_axis == 0
+    x = np.ones((1, 500))
+    assert first(x) == 1
+    assert nbops.last_decision().workers == 1  # one row can't be shared
+    assert (first(np.ones((500, 1))) == 1).all()
+    assert nbops.last_decision().workers > 1
