@@ -43,7 +43,7 @@ from nbops.tuned.gemm_arguments import (
     whole_panels,
 )
 from nbops.tuned.gemm_cpu import Tasks, dense_tasks, product_tasks, weight_gradient_tasks
-from nbops.tuned.gemm_tasks import share_out
+from nbops.tuned.gemm_pieces import share_out
 from nbops.tuned.vectors import host_tile, tile_shape
 from nbops.turns import TakenError
 
