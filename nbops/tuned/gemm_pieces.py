@@ -1,10 +1,10 @@
 """How a matrix product is shared between cores: the pieces of C.
 
 C is cut into equal blocks, one for each worker, in multiples of a vector of columns and of the register
-tile's rows. Columns are cut first, because workers with different columns pack different panels of B. Rows are
-cut where there are not enough panels for all workers, and where packing costs little: B is small, or C is tall.
-For where columns are cut, two cores write one cache line of every row, and where rows are cut, one at most
-(64 x 64 x 64 took up to 1.8 times as long)::
+tile's rows. Columns are cut first, because workers with different columns pack different panels of B.
+Rows are cut where there are not enough panels for all workers, and where packing costs little: B is
+small, or C is tall. For where columns are cut, two cores write one cache line of every row, and where
+rows are cut, one at most (64 x 64 x 64 took up to 1.8 times as long)::
 
     2 workers, 5 panels            4 workers, 2 panels
     [ w0 w0 w0 | w1 w1 w1 ]        [ w0 | w1 ]
